@@ -1,0 +1,162 @@
+"""The run folder: the only thing that training hands to analysis.
+
+Design decisions:
+- Nothing else in the package knows the file names.
+- `metrics.csv` (step,tokens,name,value) and `spectra.jsonl` ({step, matrix, values}) are text that is
+  only ever appended to, a whole line at a time: a killed run leaves at most one broken last line, and
+  pandas or DuckDB read the rest without this package. Values are written by `repr`, so a float64 comes
+  back bit for bit.
+- A checkpoint remembers how long both files were. Resuming cuts them to that length, so no row is lost
+  and none is written twice.
+- `config.yaml` is written once and never again; `summary.json` marks a finished run.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from rankbound.errors import InputError
+
+CONFIG, ENVIRONMENT, SUMMARY = "config.yaml", "environment.json", "summary.json"
+METRICS, SPECTRA = "metrics.csv", "spectra.jsonl"
+LAST_CHECKPOINT, STEP_CHECKPOINT = "last.ckpt", "step={step}.ckpt"
+
+#: Rows about the clock and the machine; everything else repeats bit for bit when a run is resumed.
+VOLATILE = frozenset({"tokens_per_second", "peak_memory_bytes", "recorder_seconds"})
+
+
+class RunWriter:
+    """Appends to a run folder's tables.
+
+    `position` and `truncate` are the two ends of exact resume: the first goes into a checkpoint, the
+    second is called with it when that checkpoint is loaded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self._files = {name: (path / name).open("ab") for name in (METRICS, SPECTRA)}
+        if self._files[METRICS].tell() == 0:
+            self._append(METRICS, ["step,tokens,name,value\n"])
+
+    def metrics(self, step: int, tokens: int, values: Mapping[str, float]) -> None:
+        """Write one row a value."""
+        self._append(METRICS, (f"{step},{tokens},{k},{float(v)!r}\n" for k, v in values.items()))
+
+    def spectrum(self, step: int, matrix: str, values: Iterable[float]) -> None:
+        """Write the singular values of one matrix, largest first."""
+        record = {"step": step, "matrix": matrix, "values": [float(v) for v in values]}
+        self._append(SPECTRA, [json.dumps(record) + "\n"])
+
+    def position(self) -> dict[str, int]:
+        """Length of each file in bytes, all of it on disk."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        return {name: file.tell() for name, file in self._files.items()}
+
+    def truncate(self, position: Mapping[str, int]) -> None:
+        """Cut every file back to a remembered length; a shorter file means rows are missing."""
+        for name, file in self._files.items():
+            length = file.seek(0, io.SEEK_END)
+            if length < position[name]:
+                raise InputError(
+                    f"{file.name} has {length} bytes, its checkpoint remembers {position[name]}: "
+                    "rows were removed; resume from an earlier step=N.ckpt or start a new run"
+                )
+            file.truncate(position[name])
+            file.seek(0, io.SEEK_END)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def _append(self, name: str, lines: Iterable[str]) -> None:
+        self._files[name].write("".join(lines).encode())
+        self._files[name].flush()
+
+
+def write_once(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees all of it or none."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_once(path, json.dumps(content, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read lazily: finished, still running or killed.
+
+    - `config`: settings as in config.yaml, with `derived` sizes
+    - `environment`: versions, device, command line
+    - `metrics`: DataFrame (step, tokens, name, value)
+    - `spectra`: DataFrame (step, matrix, values), values a list of floats, largest first
+    - `summary`: dict, empty while the run is not finished
+    """
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = yaml.safe_load((self.path / CONFIG).read_text())
+        return loaded
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return _read_json(self.path / ENVIRONMENT)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        return _read_json(self.path / SUMMARY)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        rows = [r for r in csv.reader(_whole_lines(self.path / METRICS)) if len(r) == 4][1:]
+        types = {"step": "int64", "tokens": "int64", "name": "str", "value": "float64"}
+        return pd.DataFrame(rows, columns=list(types)).astype(types)
+
+    @cached_property
+    def spectra(self) -> pd.DataFrame:
+        records = [json.loads(line) for line in _whole_lines(self.path / SPECTRA)]
+        return pd.DataFrame(records, columns=["step", "matrix", "values"])
+
+    def series(self, name: str) -> pd.Series[float]:
+        """One metric over steps, the step as index; empty where it was never written."""
+        rows = self.metrics[self.metrics["name"] == name]
+        return pd.Series(rows["value"].to_numpy(), index=rows["step"].to_numpy(), name=name)
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run folder; raises `InputError` where there is none."""
+    run = Run(Path(path))
+    if not (run.path / CONFIG).is_file():
+        raise InputError(f"{path} is not a run folder: it holds no {CONFIG}")
+    return run
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return loaded
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines that end in a newline: a run that was killed while writing leaves a broken last one."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
