@@ -6,6 +6,17 @@ other exception is a defect of ours and keeps its traceback. It derives from Val
 heads and metrics, used alone, raise what a Python programmer expects.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A wrong input or setting; the message is one line that names it and the mend."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the known name most like `name`; empty where none is like it."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -96,6 +96,7 @@ def write_once(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object the way `write_once` does."""
     write_once(path, json.dumps(content, indent=2) + "\n")
 
 

@@ -1,0 +1,124 @@
+"""The command line: `rankbound COMMAND`.
+
+Each command is one short function; what it needs is imported when it is called, so that `rankbound
+prepare` does not wait for Lightning. A wrong input ends in one line and exit status 2.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import rankbound
+from rankbound.errors import InputError, nearest
+
+
+def demo(args: list[str]) -> None:
+    """the whole story on real text in minutes: prepare, train, compare, report"""
+    from rankbound.demo import demo
+
+    _call(demo, "demo", args)
+
+
+def prepare(args: list[str]) -> None:
+    """text to a corpus folder: tokenizer, packed tokens, data card"""
+    from rankbound.corpora import prepare
+
+    print(f"The corpus is in {_call(prepare, 'prepare', args).path}")
+
+
+def fit(args: list[str]) -> None:
+    """train one model, or resume it with --ckpt_path last"""
+    _train("fit", args)
+
+
+def validate(args: list[str]) -> None:
+    """loss of a checkpoint on the valid split"""
+    _train("validate", args)
+
+
+def compare(args: list[str]) -> None:
+    """table and report of given runs"""
+    from rankbound.report.compare import compare
+
+    _call(compare, "compare", args, several="runs")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    command.__name__: command for command in (demo, prepare, fit, validate, compare)
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; the entry point of the package."""
+    args = [_underscored(arg) for arg in (sys.argv[1:] if argv is None else argv)]
+    try:
+        _dispatch(args)
+    except InputError as wrong:
+        _fail(str(wrong))
+    except OSError as failure:
+        if failure.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = f" while writing {failure.filename}" if failure.filename else ""
+        _fail(f"{failure.strerror}{where}; free some space and run the same command again (a run: resume it)")
+
+
+def _dispatch(args: list[str]) -> None:
+    if not args or args[0] in ("-h", "--help"):
+        print(_overview())
+    elif args[0] == "--version":
+        print(rankbound.__version__)
+    elif args[0] in COMMANDS:
+        COMMANDS[args[0]](args[1:])
+    else:
+        raise InputError(f"there is no command {args[0]!r}{nearest(args[0], COMMANDS)}")
+
+
+def _overview() -> str:
+    lines = (f"  {name:<10} {command.__doc__}" for name, command in COMMANDS.items())
+    return "\n".join(
+        (
+            "usage: rankbound COMMAND [--help] [...]",
+            "",
+            "Is a small language model limited by the rank of its head?",
+            "",
+            *lines,
+        )
+    )
+
+
+def _call(function: Callable[..., Any], name: str, args: list[str], several: str | None = None) -> Any:
+    """Call a function with its signature as the command's settings; `several` takes all bare words."""
+    from pathlib import Path
+
+    from rankbound.parser import Parser
+
+    parser = Parser(prog=f"rankbound {name}", description=COMMANDS[name].__doc__)
+    parser.add_function_arguments(function, skip={several} if several else set())
+    if several:
+        parser.add_argument(several, nargs="+", type=Path, help="One or more.")
+    settings = parser.instantiate_classes(parser.parse_args(args))
+    return function(**settings.as_dict())
+
+
+def _train(command: str, args: list[str]) -> None:
+    from rankbound.training.command import TrainingCLI
+
+    TrainingCLI([command, *args])
+
+
+def _underscored(arg: str) -> str:
+    """`--vocab-size=9` as `--vocab_size=9`: both spellings name a setting."""
+    name, equals, value = arg.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if arg.startswith("--") else arg
+
+
+def _fail(line: str) -> None:
+    print(f"rankbound: error: {line}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What a head is: a distribution over the next token, not a matrix of logits.
+
+Design decisions:
+- `log_prob` and `nll` are the whole interface to training, evaluation and metrics. Mixtures have no
+  logits, so nothing asks for them.
+- A head declares what it can express (`rank_bound`), what it can teach (`backward_rank_bound`,
+  `state_backward_rank_bound`) and whether it can rank tokens as no linear head of its width can
+  (`changes_ranking`); contract tests hold every declaration against random parameters in float64.
+- Probabilities are computed in float32 at least: a bfloat16 logit is good to 2-3 digits.
+- A head is one file in this folder; importing the package finds it.
+
+Shapes: N rows, D hidden size, V vocabulary, K components, R rank.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from rankbound.errors import InputError
+
+
+class Head(nn.Module, ABC):
+    """A map from hidden states to distributions over the vocabulary.
+
+    Args:
+        hidden_size: width of the states that come in.
+        vocab_size: number of tokens.
+    """
+
+    #: False where the gradient that reaches the hidden state is cut on purpose.
+    gradient_is_exact: ClassVar[bool] = True
+    #: False for strictly increasing, token-independent maps of linear logits.
+    changes_ranking: ClassVar[bool] = False
+
+    def __init__(self, hidden_size: int, vocab_size: int) -> None:
+        super().__init__()
+        self.hidden_size = at_least_one("hidden_size", hidden_size)
+        self.vocab_size = at_least_one("vocab_size", vocab_size)
+
+    @abstractmethod
+    def log_prob(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities in nats: (N, D) -> (N, V), float32, or hidden's dtype if that is wider."""
+
+    def nll(self, hidden: Tensor, target: Tensor) -> Tensor:
+        """Negative log-likelihood of `target` (N,) int64, in nats: (N, D), (N,) -> (N,)."""
+        return -self.log_prob(hidden).gather(1, target[:, None]).squeeze(1)
+
+    @property
+    @abstractmethod
+    def rank_bound(self) -> int | None:
+        """Largest rank of the (N, V) log-probability matrix over any states; None = min(N, V)."""
+
+    @property
+    def backward_rank_bound(self) -> int | None:
+        """Largest dimension of the span of d log p / d hidden over all states; None = min(N, V)."""
+        return self.rank_bound
+
+    @property
+    def state_backward_rank_bound(self) -> int:
+        """Largest rank of d log p / d hidden at one state."""
+        return min(self.hidden_size, self.vocab_size - 1)
+
+    @abstractmethod
+    def matrices(self) -> dict[str, Tensor]:
+        """Matrices whose spectrum is recorded, each (V, D), by name."""
+
+    @abstractmethod
+    def flops_per_token(self) -> int:
+        """Floating-point operations of one forward pass; a multiply-add counts two."""
+
+    @property
+    def logits_per_token(self) -> int:
+        """How many logits `nll` holds for a row at once; decides how many rows fit a chunk."""
+        return self.vocab_size
+
+    def tie(self, weight: nn.Parameter) -> None:
+        """Share the embedding's (V, D) matrix instead of a matrix of one's own."""
+        raise InputError(f"{type(self).__name__} has no (vocab_size, hidden_size) matrix to tie")
+
+    def label(self) -> str:
+        """Name with the settings that matter, for tables and figures."""
+        settings = self.extra_repr()
+        return f"{type(self).__name__}({settings})" if settings else type(self).__name__
+
+
+def widened(x: Tensor) -> Tensor:
+    """float64 stays, anything narrower becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def normal_(weight: Tensor, fan_in: int) -> nn.Parameter:
+    """Normal with variance 2 / (5 fan_in), GPT-NeoX's: logits of a normalised state have std 0.63."""
+    return nn.Parameter(nn.init.normal_(weight, std=(2 / (5 * fan_in)) ** 0.5))
+
+
+def at_least_one(name: str, value: int) -> int:
+    """The value itself, or an `InputError` that names the setting."""
+    if value < 1:
+        raise InputError(f"{name} is {value}; it must be at least 1")
+    return value
+
+
+def check_tied(head: Head, weight: Tensor) -> None:
+    """Raise unless `weight` is a (V, D) matrix for this head."""
+    expected = (head.vocab_size, head.hidden_size)
+    if tuple(weight.shape) != expected:
+        raise InputError(
+            f"cannot tie a {tuple(weight.shape)} embedding to {type(head).__name__}: "
+            f"it needs (vocab_size, hidden_size) = {expected}"
+        )

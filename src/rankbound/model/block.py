@@ -1,0 +1,127 @@
+"""One decoder block: causal self-attention and a feed-forward layer, both pre-norm.
+
+Attention is PyTorch's scaled_dot_product_attention, which picks the kernel for the device. Matrices that
+write into the residual stream are named `out`; the initialisation scales them by depth.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from rankbound.model.rotary import rotate
+
+
+def norm_layer(kind: Literal["layernorm", "rmsnorm"], size: int, eps: float) -> nn.Module:
+    """LayerNorm with gain and shift, or RMSNorm with gain."""
+    return nn.LayerNorm(size, eps=eps) if kind == "layernorm" else nn.RMSNorm(size, eps=eps)
+
+
+class Block(nn.Module):
+    """(B, T, D) -> (B, T, D); arguments as in `GPT`."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_attention_heads: int,
+        intermediate_size: int,
+        norm: Literal["layernorm", "rmsnorm"],
+        norm_eps: float,
+        activation: Literal["gelu", "swiglu"],
+        parallel_residual: bool,
+        qk_norm: bool,
+        use_bias: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.parallel_residual = parallel_residual
+        self.attention_norm = norm_layer(norm, hidden_size, norm_eps)
+        self.feed_forward_norm = norm_layer(norm, hidden_size, norm_eps)
+        self.attention = Attention(
+            hidden_size, num_attention_heads, use_bias, norm if qk_norm else None, norm_eps, dropout
+        )
+        self.feed_forward: nn.Module = (
+            SwiGLU(hidden_size, intermediate_size)
+            if activation == "swiglu"
+            else GELU(hidden_size, intermediate_size, use_bias)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        attended = self.dropout(self.attention(self.attention_norm(hidden), cos, sin))
+        if self.parallel_residual:
+            result: Tensor = hidden + attended + self._fed(hidden)
+            return result
+        hidden = hidden + attended
+        result = hidden + self._fed(hidden)
+        return result
+
+    def _fed(self, hidden: Tensor) -> Tensor:
+        fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+        return fed
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention with rotary positions."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_attention_heads: int,
+        use_bias: bool,
+        qk_norm: Literal["layernorm", "rmsnorm"] | None,
+        norm_eps: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_attention_heads = num_attention_heads
+        self.dropout = dropout
+        self.query_key_value = nn.Linear(hidden_size, 3 * hidden_size, bias=use_bias)
+        self.out = nn.Linear(hidden_size, hidden_size, bias=use_bias)
+        head_size = hidden_size // num_attention_heads
+        self.query_norm = norm_layer(qk_norm, head_size, norm_eps) if qk_norm else nn.Identity()
+        self.key_norm = norm_layer(qk_norm, head_size, norm_eps) if qk_norm else nn.Identity()
+
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        query, key, value = rearrange(
+            self.query_key_value(hidden),
+            "b t (three h e) -> three b h t e",
+            three=3,
+            h=self.num_attention_heads,
+        )
+        query = rotate(self.query_norm(query), cos, sin)
+        key = rotate(self.key_norm(key), cos, sin)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        mixed: Tensor = self.out(rearrange(attended, "b h t e -> b t (h e)"))
+        return mixed
+
+
+class GELU(nn.Module):
+    """out(gelu(inner(x)))."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, use_bias: bool) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, intermediate_size, bias=use_bias)
+        self.out = nn.Linear(intermediate_size, hidden_size, bias=use_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fed: Tensor = self.out(F.gelu(self.inner(x)))
+        return fed
+
+
+class SwiGLU(nn.Module):
+    """out(silu(gate(x)) * inner(x)) (Shazeer 2020), without biases."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_inner = nn.Linear(hidden_size, 2 * intermediate_size, bias=False)
+        self.out = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, inner = self.gate_inner(x).chunk(2, dim=-1)
+        fed: Tensor = self.out(F.silu(gate) * inner)
+        return fed

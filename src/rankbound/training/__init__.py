@@ -1,0 +1,1 @@
+"""Training: the LightningModule, schedules, and the callbacks that record, evaluate and checkpoint."""

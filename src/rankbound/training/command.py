@@ -1,0 +1,198 @@
+"""`rankbound fit`, `validate` and `test`: LightningCLI with this project's callbacks and checks.
+
+Design decisions:
+- Every setting is a typed constructor argument; the classes are the configuration's schema.
+- Before anything is made, the settings are completed from the corpus (`model.vocab_size`,
+  `data.corpus_sha256`), so that the recorded config is the whole run and two that clash are named.
+- The order of callbacks is the order of a step's end: rows, record, evaluation, random state, checkpoint.
+- The run folder writes its own config: LightningCLI's would refuse to resume, or overwrite.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from rankbound import runs
+from rankbound.corpora import Corpus
+from rankbound.corpora.data import TokenData
+from rankbound.errors import InputError
+from rankbound.parser import Parser
+from rankbound.training.checkpoint_io import AtomicCheckpointIO, check_intact
+from rankbound.training.checkpoints import Checkpoints
+from rankbound.training.evaluate import Evaluate
+from rankbound.training.module import Pretraining
+from rankbound.training.progress import ProgressBar
+from rankbound.training.random_state import RandomState
+from rankbound.training.record import RunRecord
+from rankbound.training.recorder import Recorder
+from rankbound.training.steps import launched_first
+from rankbound.training.train_log import TrainLog
+
+COMMANDS = ("fit", "validate", "test")
+
+#: Top-level settings of a command line that are not the run's own.
+NOT_THE_RUN = ("config", "run_dir", "ckpt_path", "weights_only", "tensorboard", "wandb", "derived", "verbose")
+
+
+class _Parser(Parser, LightningArgumentParser):
+    """LightningCLI's parser with this project's errors."""
+
+
+class TrainingCLI(LightningCLI):
+    """One command line of `fit`, `validate` or `test`; running is part of making it."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            Pretraining,
+            TokenData,
+            args=args,
+            parser_class=_Parser,
+            parser_kwargs={command: {"allow_abbrev": False} for command in COMMANDS},
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={
+                "logger": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+            },
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "verbose"}
+        return {"fit": skipped, "validate": skipped, "test": skipped}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("model.total_steps", "trainer.max_steps")
+        parser.add_lightning_class_args(TrainLog, "train_log")
+        parser.add_lightning_class_args(Recorder, "recorder")
+        parser.add_lightning_class_args(Evaluate, "evaluate")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_argument(
+            "--run_dir",
+            type=Path | None,
+            default=None,
+            help="The run folder; checkpoints/fit/HEAD-dWIDTH-seedN if not given.",
+        )
+        parser.add_argument("--tensorboard", type=bool, default=False, help="Log to TensorBoard too.")
+        parser.add_argument("--wandb", type=bool, default=False, help="Log to Weights & Biases too.")
+        parser.add_argument(
+            "--derived",
+            type=dict | None,
+            default=None,
+            help="What the settings must work out to, as a recorded config.yaml says; checked.",
+        )
+
+    @property
+    def settings(self) -> Any:
+        """The parsed settings of the command at hand."""
+        return self.config[self.subcommand]
+
+    def before_instantiate_classes(self) -> None:
+        settings = self.settings
+        corpus = Corpus(Path(settings.data.corpus))
+        corpus.verify()
+        complete(settings, corpus)
+        settings.weights_only = True
+        settings.run_dir = run_dir(settings)
+        if settings.ckpt_path is not None:
+            settings.ckpt_path = str(checkpoint(settings))
+        if self.subcommand == "fit" and launched_first():
+            _check_free(settings)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        settings = self.settings
+        loggers = list(_loggers(settings))
+        trainer = super().instantiate_trainer(**({"logger": loggers} if loggers else {}), **kwargs)
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if self.subcommand == "fit":
+            trainer.limit_val_batches = 0  # Evaluate does it, before the checkpoint
+            record = RunRecord(settings.run_dir, self._run_settings(), settings.ckpt_path is not None)
+            callbacks = [record, *trainer.callbacks, RandomState(), ProgressBar()]  # type: ignore[attr-defined]
+            last = [c for c in callbacks if isinstance(c, Checkpoints)]
+            trainer.callbacks = [c for c in callbacks if c not in last] + last  # type: ignore[attr-defined]
+        return trainer
+
+    def after_fit(self) -> None:
+        print(f"The run is in {self.settings.run_dir}; compare it by: rankbound compare {self.settings.run_dir}")
+
+    def _run_settings(self) -> dict[str, Any]:
+        """Every setting that defines the run, as plain data."""
+        dumped = yaml.safe_load(self._parser(self.subcommand).dump(self.settings, skip_none=False))
+        settings = {key: value for key, value in dumped.items() if key not in NOT_THE_RUN}
+        if self.settings.derived:
+            settings["derived"] = dict(self.settings.derived)
+        return settings
+
+
+def complete(settings: Any, corpus: Corpus) -> None:
+    """Fill in what the corpus decides; raise where the settings say otherwise."""
+    if settings.data.corpus_sha256 is None:
+        settings.data.corpus_sha256 = corpus.sha256
+    if settings.model.vocab_size is None:
+        settings.model.vocab_size = corpus.vocab_size
+    elif settings.model.vocab_size != corpus.vocab_size:
+        raise InputError(
+            f"model.vocab_size is {settings.model.vocab_size}, but {settings.data.corpus} has a vocabulary "
+            f"of {corpus.vocab_size}; leave it out, or prepare a corpus with --vocab_size "
+            f"{settings.model.vocab_size}"
+        )
+
+
+def run_dir(settings: Any) -> Path:
+    """The run folder that the command line names, or the one it implies."""
+    if settings.run_dir is not None:
+        return Path(settings.run_dir)
+    if settings.ckpt_path not in (None, "last"):
+        return Path(settings.ckpt_path).parent
+    head = settings.model.head
+    name = getattr(head, "class_path", None) or getattr(head, "__name__", str(head))
+    parts = (name.rpartition(".")[2], f"d{settings.model.hidden_size}", f"seed{settings.seed_everything}")
+    return Path("checkpoints/fit") / "-".join(parts)
+
+
+def checkpoint(settings: Any) -> Path:
+    """The checkpoint that `--ckpt_path` names, checked to be whole."""
+    path = Path(settings.ckpt_path)
+    if settings.ckpt_path == "last":
+        path = settings.run_dir / runs.LAST_CHECKPOINT
+    check_intact(path)
+    return path
+
+
+def _check_free(settings: Any) -> None:
+    folder: Path = settings.run_dir
+    if settings.ckpt_path is None and (folder / runs.CONFIG).exists():
+        raise InputError(
+            f"{folder} holds a run already; resume it with --ckpt_path last, or choose another --run_dir"
+        )
+    if settings.ckpt_path is not None and not (folder / runs.CONFIG).exists():
+        raise InputError(f"{folder} holds no run to resume: it has no {runs.CONFIG}; name its --run_dir")
+
+
+def _loggers(settings: Any) -> list[Any]:
+    """TensorBoard and Weights & Biases, where their flags ask for them."""
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+    made: list[Any] = []
+    for flag, package, logger in (
+        ("tensorboard", "tensorboard", TensorBoardLogger),
+        ("wandb", "wandb", WandbLogger),
+    ):
+        if not settings[flag]:
+            continue
+        try:
+            made.append(logger(save_dir=settings.run_dir, name=None if flag == "tensorboard" else "rankbound"))
+        except ModuleNotFoundError as missing:
+            raise InputError(
+                f"--{flag} needs the package {package}: pip install 'rankbound[{package}]'"
+            ) from missing
+    return made
