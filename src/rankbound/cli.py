@@ -62,7 +62,9 @@ def main(argv: list[str] | None = None) -> None:
         if failure.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         where = f" while writing {failure.filename}" if failure.filename else ""
-        _fail(f"{failure.strerror}{where}; free some space and run the same command again (a run: resume it)")
+        _fail(
+            f"{failure.strerror}{where}; free some space and run the same command again (a run: resume it)"
+        )
 
 
 def _dispatch(args: list[str]) -> None:

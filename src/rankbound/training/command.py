@@ -36,7 +36,16 @@ from rankbound.training.train_log import TrainLog
 COMMANDS = ("fit", "validate", "test")
 
 #: Top-level settings of a command line that are not the run's own.
-NOT_THE_RUN = ("config", "run_dir", "ckpt_path", "weights_only", "tensorboard", "wandb", "derived", "verbose")
+NOT_THE_RUN = (
+    "config",
+    "run_dir",
+    "ckpt_path",
+    "weights_only",
+    "tensorboard",
+    "wandb",
+    "derived",
+    "verbose",
+)
 
 
 class _Parser(Parser, LightningArgumentParser):
@@ -122,7 +131,9 @@ class TrainingCLI(LightningCLI):
         return trainer
 
     def after_fit(self) -> None:
-        print(f"The run is in {self.settings.run_dir}; compare it by: rankbound compare {self.settings.run_dir}")
+        print(
+            f"The run is in {self.settings.run_dir}; compare it by: rankbound compare {self.settings.run_dir}"
+        )
 
     def _run_settings(self) -> dict[str, Any]:
         """Every setting that defines the run, as plain data."""
@@ -190,7 +201,9 @@ def _loggers(settings: Any) -> list[Any]:
         if not settings[flag]:
             continue
         try:
-            made.append(logger(save_dir=settings.run_dir, name=None if flag == "tensorboard" else "rankbound"))
+            made.append(
+                logger(save_dir=settings.run_dir, name=None if flag == "tensorboard" else "rankbound")
+            )
         except ModuleNotFoundError as missing:
             raise InputError(
                 f"--{flag} needs the package {package}: pip install 'rankbound[{package}]'"
