@@ -106,9 +106,16 @@ def _call(function: Callable[..., Any], name: str, args: list[str], several: str
 
 
 def _train(command: str, args: list[str]) -> None:
+    import logging
+    import warnings
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings, not its warnings
+    warnings.filterwarnings("ignore", module="lightning.*", category=FutureWarning)
     from rankbound.training.command import TrainingCLI
 
-    TrainingCLI([command, *args])
+    # LightningCLI and the processes that its strategies launch both read the command line itself.
+    sys.argv[1:] = [command, *args]
+    TrainingCLI()
 
 
 def _underscored(arg: str) -> str:

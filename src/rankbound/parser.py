@@ -1,29 +1,34 @@
 """The command line's parser: wrong input gives one line that names the nearest right one.
 
 jsonargparse answers with tens of lines of usage and offers no nearest name; argparse also takes
-abbreviations in silence, so `--trainer.max_step 4` would pass for `max_steps`. This class reads
-jsonargparse's messages, which its tests hold as a table: a new version of it that says something else
-fails there.
+abbreviations in silence, so `--trainer.max_step 4` would pass for `max_steps`. This module reads
+jsonargparse's messages, which its tests hold as a table: a version of it that says something else fails
+there, and until then its message is shown as it is, on one line.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser
 
-_UNKNOWN_ARGUMENT = re.compile(r"[Uu]nrecognized arguments: (?P<name>\S+)")
-_UNKNOWN_OPTION = re.compile(r"(?:Option|Key|key) '(?P<name>[\w.]+)' is not (?:accepted|expected)")
-_NOT_ACCEPTED = re.compile(r"does not accept (?:option|nested key|key) '(?P<name>[\w.]+)'")
+from rankbound.errors import nearest
+
+_KEY = re.compile(r'Parser key "(?P<key>[\w.]+)"')
+_UNKNOWN = (
+    re.compile(r"unrecognized arguments: --(?P<name>[\w.]+)"),
+    re.compile(r"does not accept option '(?P<name>[\w.]+)'"),
+)
+_UNKNOWN_OF_CLASS = re.compile(r"Option '(?P<name>[\w.]+)' is not accepted.*class_path='(?P<path>[\w.]+)'", re.S)
 _NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>[\w.]+)")
-_CLASS = re.compile(r"[Pp]roblem with given class_path '(?P<path>[\w.]+)'")
-_KEY = re.compile(r"Parser key \"(?P<key>[\w.]+)\"")
+_NO_MODULE = re.compile(r"(?P<why>No module named '[\w.]+').*Got value: (?P<name>\S+)", re.S)
+_WRONG_VALUE = re.compile(r"Expected a (?P<type>typing\.Literal\[.*?\]|<class '\w+'>)\. Got value: (?P<value>.*?)(?:\. Got value.*)?$", re.S)
+_WRONG_UNION = re.compile(r"Given value: (?P<value>\S+)$")
 
 
 class Parser(ArgumentParser):
@@ -41,4 +46,69 @@ class Parser(ArgumentParser):
 
 def explain(message: str, parser: ArgumentParser) -> str:
     """One line for one of jsonargparse's messages."""
-    return message
+    found = _KEY.search(message)
+    key = found["key"] if found else ""
+    for pattern in _UNKNOWN:
+        if unknown := pattern.search(message):
+            names = (action.dest for action in _actions(parser))
+            return f"there is no setting {unknown['name']}{nearest(unknown['name'], names)}"
+    if unknown := _UNKNOWN_OF_CLASS.search(message):
+        known = list(inspect.signature(_imported(unknown["path"])).parameters)
+        return (
+            f"{key}: {unknown['path'].rpartition('.')[2]} has no setting {unknown['name']}"
+            f"{nearest(unknown['name'], known)}"
+        )
+    if unknown := _NO_CLASS.search(message):
+        classes = sorted(_classes(key, parser))
+        return (
+            f"{key}: there is no {unknown['name']}{nearest(unknown['name'], classes)} "
+            f"Known are {', '.join(classes)}, and any importable class by its path"
+        )
+    if missing := _NO_MODULE.search(message):
+        return f"{key}: {missing['name']} cannot be imported: {missing['why']}"
+    if wrong := _WRONG_VALUE.search(message):
+        inner = [k["key"] for k in _KEY.finditer(message)]
+        return f"{'.'.join(inner)} must be {_kind(wrong['type'])}, not {wrong['value']!r}"
+    if wrong := _WRONG_UNION.search(message):
+        literals = re.findall(r"Literal\[(.*?)\]", message)
+        return f"{key} must be one of {_listed(', '.join(literals))}, not {wrong['value']!r}"
+    return re.sub(r"\s+", " ", message)
+
+
+def _kind(type_: str) -> str:
+    if type_.startswith("typing.Literal"):
+        return f"one of {_listed(type_[len('typing.Literal[') : -1])}"
+    name = type_.removeprefix("<class '").removesuffix("'>")
+    return {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(name, f"a {name}")
+
+
+def _listed(literals: str) -> str:
+    return ", ".join(part.strip("' ") for part in literals.split(","))
+
+
+def _actions(parser: Any) -> Iterator[Any]:
+    """Every action of a parser and of its subcommands' parsers."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action.choices, dict):
+            for inner in action.choices.values():
+                yield from _actions(inner)
+
+
+def _classes(key: str, parser: Any) -> set[str]:
+    """Names of the classes that the setting `key` takes."""
+    types = [getattr(a, "_typehint", None) for a in _actions(parser) if a.dest == key]
+    bases = [part for type_ in types for part in (type_, *get_args(type_)) if inspect.isclass(part)]
+    return {name for base in bases for name in _concrete(base)}
+
+
+def _concrete(base: type) -> Iterator[str]:
+    if not inspect.isabstract(base) and base.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        yield base.__name__
+    for subclass in base.__subclasses__():
+        yield from _concrete(subclass)
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)

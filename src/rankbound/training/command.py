@@ -55,11 +55,10 @@ class _Parser(Parser, LightningArgumentParser):
 class TrainingCLI(LightningCLI):
     """One command line of `fit`, `validate` or `test`; running is part of making it."""
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self) -> None:
         super().__init__(
             Pretraining,
             TokenData,
-            args=args,
             parser_class=_Parser,
             parser_kwargs={command: {"allow_abbrev": False} for command in COMMANDS},
             save_config_callback=None,
@@ -108,7 +107,6 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         settings = self.settings
         corpus = Corpus(Path(settings.data.corpus))
-        corpus.verify()
         complete(settings, corpus)
         settings.weights_only = True
         settings.run_dir = run_dir(settings)
