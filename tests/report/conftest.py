@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rankbound.runs import CONFIG, ENVIRONMENT, SUMMARY, RunWriter, load_run, write_json
+from rankbound.runs import CONFIG, ENVIRONMENT, SUMMARY, Run, RunWriter, load_run, write_json
 
 UNIGRAM_ENTROPY, TOKENS_PER_STEP, BYTES_PER_TOKEN = 6.52, 2048, 3.9
 HEADS = {
@@ -174,11 +174,12 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     return lambda name, *args, **kwargs: synthesize(tmp_path / "runs" / name, *args, **kwargs)
 
 
-@pytest.fixture
-def study(make_run):
-    """Six finished runs: three heads at two widths."""
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Six finished runs, three heads at two widths; tests read them and change nothing."""
+    parent = tmp_path_factory.mktemp("study")
     return [
-        load_run(make_run(f"{head.partition('(')[0].lower()}-{size}", head, size))
+        load_run(synthesize(parent / f"{head.partition('(')[0].lower()}-{size}", head, size))
         for size in (32, 128)
         for head in HEADS
     ]

@@ -2,7 +2,7 @@
 
 Design decisions:
 - `COLUMNS` says once how each number is headed and written; terminal and HTML both read it.
-- A terminal too narrow for every column loses the least telling ones, and says which.
+- A terminal too narrow for every column drops the least telling ones, and says which.
 """
 
 from __future__ import annotations
@@ -67,12 +67,11 @@ def _last(series: pd.Series[float]) -> float:
 
 
 class Column(NamedTuple):
-    """How one number is shown; the highest `rank` is the first to go on a narrow terminal."""
+    """How one number of the comparison is headed and written."""
 
     name: str
     header: str
     show: Callable[[float], str]
-    rank: int
 
     @property
     def title(self) -> str:
@@ -84,19 +83,20 @@ class Column(NamedTuple):
         return "\N{EN DASH}" if math.isnan(value) else self.show(value)
 
 
+#: The most telling first: a narrow terminal drops them from the end.
 COLUMNS = (
-    Column("valid_loss", "valid\nloss", "{:.3f}".format, 0),
-    Column("bits_per_byte", "bits/\nbyte", "{:.3f}".format, 1),
-    Column("effective_rank", "eff.\nrank", "{:.1f}".format, 2),
-    Column("singular_entropy", "sing.\nentropy", "{:.3f}".format, 3),
-    Column("anisotropy", "aniso-\ntropy", "{:.3f}".format, 4),
-    Column("parameters_total", "all\nparams", short, 6),
-    Column("parameters_embedding", "embed.\nparams", short, 9),
-    Column("parameters_body", "body\nparams", short, 10),
-    Column("parameters_head", "head\nparams", short, 5),
-    Column("tokens", "tokens", short, 8),
-    Column("tokens_per_second", "tok/s", short, 7),
-    Column("peak_memory_bytes", "peak\nmemory", lambda size: f"{short(size)}B", 11),
+    Column("valid_loss", "valid\nloss", "{:.3f}".format),
+    Column("bits_per_byte", "bits/\nbyte", "{:.3f}".format),
+    Column("effective_rank", "eff.\nrank", "{:.1f}".format),
+    Column("singular_entropy", "sing.\nentropy", "{:.3f}".format),
+    Column("anisotropy", "aniso-\ntropy", "{:.3f}".format),
+    Column("parameters_total", "all\nparams", short),
+    Column("parameters_head", "head\nparams", short),
+    Column("parameters_embedding", "embed.\nparams", short),
+    Column("parameters_body", "body\nparams", short),
+    Column("tokens", "tokens", short),
+    Column("tokens_per_second", "tok/s", short),
+    Column("peak_memory_bytes", "peak\nmemory", lambda size: f"{short(size)}B"),
 )
 
 
@@ -120,7 +120,7 @@ def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
         console = Console(file=console.file, width=120)  # a file has no width of its own
     columns, table = list(COLUMNS), _table(frame, COLUMNS)
     while _full_width(console, table) > console.width and len(columns) > 1:
-        columns.remove(max(columns, key=lambda column: column.rank))
+        columns.pop()
         table = _table(frame, columns)
     console.print(table)
     if dropped := [column.title for column in COLUMNS if column not in columns]:
