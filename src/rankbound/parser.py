@@ -24,10 +24,15 @@ _UNKNOWN = (
     re.compile(r"unrecognized arguments: --(?P<name>[\w.]+)"),
     re.compile(r"does not accept option '(?P<name>[\w.]+)'"),
 )
-_UNKNOWN_OF_CLASS = re.compile(r"Option '(?P<name>[\w.]+)' is not accepted.*class_path='(?P<path>[\w.]+)'", re.S)
+_UNKNOWN_OF_CLASS = re.compile(
+    r"Option '(?P<name>[\w.]+)' is not accepted.*class_path='(?P<path>[\w.]+)'", re.S
+)
 _NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>[\w.]+)")
 _NO_MODULE = re.compile(r"(?P<why>No module named '[\w.]+').*Got value: (?P<name>\S+)", re.S)
-_WRONG_VALUE = re.compile(r"Expected a (?P<type>typing\.Literal\[.*?\]|<class '\w+'>)\. Got value: (?P<value>.*?)(?:\. Got value.*)?$", re.S)
+_WRONG_VALUE = re.compile(
+    r"Expected a (?P<type>typing\.Literal\[.*?\]|<class '\w+'>)\. Got value: (?P<value>.*?)(?:\. Got value.*)?$",
+    re.S,
+)
 _WRONG_UNION = re.compile(r"Given value: (?P<value>\S+)$")
 
 

@@ -148,4 +148,6 @@ def test_chunked_loss_equals_the_naive_formula_in_float64(cls, budget):
     assert loss.item() == pytest.approx(naive.item(), rel=1e-5)
     for a, b in zip(found, expected, strict=True):
         assert (a.double() - b).norm() <= 1e-5 * b.norm()
-    assert torch.allclose(ChunkedLoss(narrow, logit_budget=budget).rows(h.float(), y), narrow.nll(h.float(), y))
+    assert torch.allclose(
+        ChunkedLoss(narrow, logit_budget=budget).rows(h.float(), y), narrow.nll(h.float(), y)
+    )

@@ -15,12 +15,14 @@ from rankbound.heads.mixture import MixtureOfSoftmaxes
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    rows=st.integers(1, 7), width=st.integers(1, 5), vocab=st.integers(1, 9), scale=st.floats(0.01, 300)
-)
+@given(rows=st.integers(1, 7), width=st.integers(1, 5), vocab=st.integers(1, 9), scale=st.floats(0.01, 300))
 def test_kernel_equals_scipy(rows, width, vocab, scale):
     rng = np.random.default_rng(rows * 100 + vocab)
-    h, w, b = rng.normal(size=(rows, width)) * scale, rng.normal(size=(vocab, width)), rng.normal(size=vocab)
+    h, w, b = (
+        rng.normal(size=(rows, width)) * scale,
+        rng.normal(size=(vocab, width)),
+        rng.normal(size=vocab),
+    )
     y = rng.integers(0, vocab, rows)
     expected = scipy.special.log_softmax(h @ w.T + b, axis=1)[np.arange(rows), y]
     found = target_log_prob(*(torch.from_numpy(x) for x in (h, w, y, b)))

@@ -29,4 +29,6 @@ def test_one_state_has_no_pair():
 def test_half_precision_input_is_summed_in_float64():
     x = (torch.randn(3000, 16, generator=torch.Generator().manual_seed(0)) + 3).bfloat16()
     assert anisotropy(x).item() == pytest.approx(anisotropy(x.double()).item(), abs=1e-12)
-    assert mean_norm(x).item() == pytest.approx(np.linalg.norm(x.double().numpy(), axis=1).mean(), rel=1e-12)
+    assert mean_norm(x).item() == pytest.approx(
+        np.linalg.norm(x.double().numpy(), axis=1).mean(), rel=1e-12
+    )

@@ -32,7 +32,11 @@ def test_equals_gpt_neox(parallel, rotary_pct):
         max_position_embeddings=64,
         use_parallel_residual=parallel,
         hidden_act="gelu",
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": rotary_pct},
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": rotary_pct,
+        },
     )
     theirs = randomised(transformers.GPTNeoXModel(config))
     ours = GPT(

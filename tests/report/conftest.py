@@ -144,7 +144,7 @@ def parameters(head: str, hidden_size: int, vocab_size: int, depth: int) -> dict
 
 
 def loss_at(step: int, floor: float, vocab_size: int) -> float:
-    return floor + (math.log(vocab_size) - floor) / (1 + step / 25) ** 0.8
+    return floor + (math.log(vocab_size) - floor) / math.pow(1 + step / 25, 0.8)
 
 
 def singular_values(step: int, hidden_size: int, head: str) -> np.ndarray:
@@ -166,6 +166,13 @@ def spectral(name: str, values: np.ndarray) -> dict[str, float]:
         f"head/{name}/stable_rank": float(energy.sum() / energy.max()),
         f"head/{name}/participation_ratio": float(energy.sum() ** 2 / (energy**2).sum()),
     }
+
+
+@pytest.fixture(scope="module")
+def make_module_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_run` for runs that several tests of a module read and none changes."""
+    parent = tmp_path_factory.mktemp("runs")
+    return lambda name, *args, **kwargs: synthesize(parent / name, *args, **kwargs)
 
 
 @pytest.fixture

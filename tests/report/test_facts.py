@@ -21,6 +21,13 @@ def test_a_step_with_some_components_only_is_left_out(make_run):
     assert facts.head_series(load_run(path), "effective_rank").index[-1] == 64
 
 
+def test_a_value_that_turned_nan_is_not_replaced_by_an_older_one(make_run):
+    path = make_run("diverged", stop_at=64)
+    with (path / "metrics.csv").open("a") as file:
+        file.write("128,262144,head/weight/effective_rank,nan\n")
+    assert facts.head_series(load_run(path), "effective_rank").isna().tolist()[-2:] == [False, True]
+
+
 def test_cells_differ_by_design_not_by_seed_or_place(make_run):
     first, second, other = (
         load_run(make_run("a", seed=1)),
@@ -56,7 +63,5 @@ def test_a_missing_setting_is_named(make_run):
 
 
 def test_a_class_with_arguments_is_one_setting():
-    settings = {
-        "model": {"head": {"class_path": "a.b.Cap", "init_args": {"cap": 30.0}}, "bias": None}
-    }
+    settings = {"model": {"head": {"class_path": "a.b.Cap", "init_args": {"cap": 30.0}}, "bias": None}}
     assert facts.flat(settings) == {"model.head": "Cap(cap=30.0)", "model.bias": "null"}

@@ -37,7 +37,9 @@ def test_same_runs_same_bytes_whatever_the_callers_style(draw, study):
 def test_scarce_runs_are_drawn_and_said_to_be(draw, make_run):
     started = load_run(make_run("started", stop_at=0))
     bare = load_run(make_run("bare", "Oracle", 64, spectra=False, stop_at=8))
-    svg = to_svg(draw([started, bare]), "scarce")
+    path = make_run("terse", hidden_size=128, spectra=False, stop_at=0)
+    (path / "metrics.csv").write_text("step,tokens,name,value\n10,20480,train/loss,8.1\n")
+    svg = to_svg(draw([started, bare, load_run(path)]), "scarce")
     assert svg.startswith("<svg")
     assert "Oracle" in svg
 
@@ -47,6 +49,35 @@ def test_a_lone_run_without_spectra_says_so(make_run):
     assert "no spectra recorded" in texts(spectra([bare]))
     assert "no head's matrix recorded" in texts(figures.effective_rank([bare]))
     assert "No head's matrix recorded: bare." in texts(figures.singular_entropy([bare]))
+
+
+@pytest.fixture(scope="module")
+def diverged(make_module_run):
+    """A run that turned NaN after step 200, a run that ends in infinity, one of NaN only."""
+    settings = {"turned": {"stop_at": 200}, "infinite": {"head": "Oracle"}, "only": {}}
+    paths = [make_module_run(name, **kwargs) for name, kwargs in settings.items()]
+    (paths[2] / "metrics.csv").write_text("step,tokens,name,value\n")
+    names = ["train/loss", "valid/loss", "valid/bits_per_byte", "hidden/head_input/anisotropy"]
+    names += ["head/weight/effective_rank", "head/weight/singular_entropy", "hidden/0/anisotropy"]
+    for path, value in zip(paths, ("nan", "inf", "nan"), strict=True):
+        (path / "summary.json").unlink(missing_ok=True)
+        with (path / "metrics.csv").open("a") as file:
+            file.writelines(f"400,819200,{name},{value}\n" for name in names)
+        with (path / "spectra.jsonl").open("a") as file:
+            file.write('{"step": 400, "matrix": "weight", "values": [NaN, NaN]}\n')
+    return [load_run(path) for path in paths]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("draw", ALL)
+def test_diverged_runs_are_drawn_as_far_as_they_are_finite(draw, diverged):
+    assert to_svg(draw(diverged), "diverged").startswith("<svg")
+
+
+@pytest.mark.parametrize("draw", [figures.loss_curves, *OVER_TRAINING])
+def test_diverged_runs_are_named(draw, diverged):
+    said = texts(draw(diverged)).replace("\n", " ")
+    assert "Without steps that diverged: only, turned and infinite." in said
 
 
 @pytest.mark.parametrize("draw", OVER_TRAINING)
@@ -83,7 +114,8 @@ def test_different_corpora_are_drawn_in_bits_per_byte(make_run):
 def test_loss_by_width_has_t_intervals_only_over_seeds(make_run):
     runs = [load_run(make_run(f"l{s}", seed=s)) for s in (1, 2, 3)]
     assert len(figures.loss_by_width(runs).axes[0].containers) == 1
-    assert len(figures.loss_by_width(runs[:1]).axes[0].containers) == 0
+    again = load_run(make_run("again", seed=1))
+    assert len(figures.loss_by_width([runs[0], again]).axes[0].containers) == 0
 
 
 def test_spectra_are_thinned_but_keep_both_ends_and_the_cliff(make_run):

@@ -59,15 +59,11 @@ def test_summary_names_the_lowest_loss_and_its_distance_to_the_unigram_entropy(s
 
 
 def test_interval_over_seeds_is_scipys(make_run):
-    paths = [
-        make_run(f"{head[:3]}{s}", head, seed=s) for head in ("Linear", MIXTURE) for s in (1, 2, 3)
-    ]
+    paths = [make_run(f"{head[:3]}{s}", head, seed=s) for head in ("Linear", MIXTURE) for s in (1, 2, 3)]
     frame = frame_of(*paths)
     means = seed_intervals(frame).set_index("head")
     for head, group in frame.groupby("head"):
-        low, high = stats.t.interval(
-            0.95, 2, group["valid_loss"].mean(), stats.sem(group["valid_loss"])
-        )
+        low, high = stats.t.interval(0.95, 2, group["valid_loss"].mean(), stats.sem(group["valid_loss"]))
         row = means.loc[head]
         assert row["seeds"] == 3
         assert row["valid_loss"] == pytest.approx((low + high) / 2)
@@ -77,17 +73,13 @@ def test_interval_over_seeds_is_scipys(make_run):
 
 def test_gap_is_paired_by_seed(make_run):
     seeds = (1, 2, 3, 4)
-    paths = [
-        make_run(f"{head[:3]}{s}", head, seed=s) for head in ("Linear", MIXTURE) for s in seeds
-    ]
+    paths = [make_run(f"{head[:3]}{s}", head, seed=s) for head in ("Linear", MIXTURE) for s in seeds]
     frame = frame_of(*paths)
     by_head = frame.pivot_table(index="seed", columns="head", values="valid_loss")
     gaps = by_head["Linear"] - by_head[MIXTURE]
     low, high = stats.t.interval(0.95, 3, gaps.mean(), stats.sem(gaps))
     assert low > 0, "the synthetic heads are meant to differ"
-    text = (
-        f"{gaps.mean():.3f} higher (paired over 4 seeds, 95 % t interval {low:.3f} to {high:.3f})"
-    )
+    text = f"{gaps.mean():.3f} higher (paired over 4 seeds, 95 % t interval {low:.3f} to {high:.3f})"
     assert text in summary(frame)
 
 

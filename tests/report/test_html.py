@@ -113,6 +113,13 @@ def test_names_are_escaped(make_run):
     assert "Cap" in text
 
 
+@pytest.fixture
+def one_figure(monkeypatch):
+    """Draw the first figure only, where the text is what a test is about."""
+    monkeypatch.setattr("rankbound.report.html.SECTIONS", SECTIONS[:1])
+
+
+@pytest.mark.usefixtures("one_figure")
 def test_an_unfinished_run_is_shown_as_such(make_run):
     runs = [load_run(make_run("killed", stop_at=100)), load_run(make_run("done", "Oracle"))]
     text = render(runs, COMMAND)
@@ -127,6 +134,7 @@ def test_missing_records_do_not_break_the_page(make_run):
     assert Page(text).open == []
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_environments_that_differ_are_told_run_by_run(make_run):
     first, second = make_run("a"), make_run("b", "Factorized(rank=16)")
     (second / "environment.json").write_text('{"device": "NVIDIA H200", "command": ["x", "y z"]}')
@@ -137,6 +145,7 @@ def test_environments_that_differ_are_told_run_by_run(make_run):
     assert "x &#39;y z&#39;" in text
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_seeds_get_their_intervals(make_run):
     runs = [load_run(make_run(f"linear-{s}", seed=s)) for s in (1, 2)]
     text = render(runs, COMMAND)

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from rankbound.errors import InputError
 from rankbound.heads.base import Head
+from rankbound.heads.kernels import compute_dtype
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,7 +34,8 @@ class ChunkedLoss:
 
     Args:
         head: any `Head`.
-        compile: hand a chunk's loss to torch.compile.
+        compile: hand a chunk's loss to torch.compile where that is faster: everywhere but in float32 on
+            a CPU, where the kernel's in-place operations are (`python bench/losses.py`).
         logit_budget: logits held at once; by default chosen by device.
     """
 
@@ -42,12 +44,12 @@ class ChunkedLoss:
             raise InputError(f"logit_budget is {logit_budget}; it must be at least 1")
         self.head = head
         self.logit_budget = logit_budget
-        self._nll: RowLoss = torch.compile(head.nll, dynamic=False) if compile else head.nll
+        self._compiled: RowLoss | None = torch.compile(head.nll, dynamic=False) if compile else None
 
     def __call__(self, hidden: Tensor, target: Tensor) -> Tensor:
         """Mean loss in nats, with gradients: (N, D), (N,) -> (), float32 or float64."""
         parameters = [p for p in self.head.parameters() if p.requires_grad]
-        args = (self._nll, self._chunk_rows(hidden), hidden, target, *parameters)
+        args = (self._nll(hidden), self._chunk_rows(hidden), hidden, target, *parameters)
         mean: Tensor = _ChunkedMean.apply(*args)  # type: ignore[no-untyped-call]
         return mean
 
@@ -55,7 +57,12 @@ class ChunkedLoss:
     def rows(self, hidden: Tensor, target: Tensor) -> Tensor:
         """Loss of each row in nats, without gradients: (N, D), (N,) -> (N,)."""
         chunks = _chunks(hidden, target, self._chunk_rows(hidden))
-        return torch.cat([self._nll(h, y) for h, y in chunks])
+        nll = self._nll(hidden)
+        return torch.cat([nll(h, y) for h, y in chunks])
+
+    def _nll(self, hidden: Tensor) -> RowLoss:
+        wide_on_cpu = hidden.device.type == "cpu" and compute_dtype(hidden).itemsize >= 4
+        return self.head.nll if self._compiled is None or wide_on_cpu else self._compiled
 
     def _chunk_rows(self, hidden: Tensor) -> int:
         budget = self.logit_budget or (CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS)

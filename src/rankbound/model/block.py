@@ -1,23 +1,17 @@
 """One decoder block: causal self-attention and a feed-forward layer, both pre-norm.
 
-Attention is PyTorch's scaled_dot_product_attention, which picks the kernel for the device. Matrices that
-write into the residual stream are named `out`; the initialisation scales them by depth.
+Matrices that write into the residual stream are named `out`; the initialisation scales them by depth.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from rankbound.model.rotary import rotate
-
-
-def norm_layer(kind: Literal["layernorm", "rmsnorm"], size: int, eps: float) -> nn.Module:
-    """LayerNorm with gain and shift, or RMSNorm with gain."""
-    return nn.LayerNorm(size, eps=eps) if kind == "layernorm" else nn.RMSNorm(size, eps=eps)
+from rankbound.model.attention import Attention
+from rankbound.model.norm import norm_layer
 
 
 class Block(nn.Module):
@@ -62,42 +56,6 @@ class Block(nn.Module):
     def _fed(self, hidden: Tensor) -> Tensor:
         fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
         return fed
-
-
-class Attention(nn.Module):
-    """Causal multi-head self-attention with rotary positions."""
-
-    def __init__(
-        self,
-        hidden_size: int,
-        num_attention_heads: int,
-        use_bias: bool,
-        qk_norm: Literal["layernorm", "rmsnorm"] | None,
-        norm_eps: float,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.num_attention_heads = num_attention_heads
-        self.dropout = dropout
-        self.query_key_value = nn.Linear(hidden_size, 3 * hidden_size, bias=use_bias)
-        self.out = nn.Linear(hidden_size, hidden_size, bias=use_bias)
-        head_size = hidden_size // num_attention_heads
-        self.query_norm = norm_layer(qk_norm, head_size, norm_eps) if qk_norm else nn.Identity()
-        self.key_norm = norm_layer(qk_norm, head_size, norm_eps) if qk_norm else nn.Identity()
-
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        query, key, value = rearrange(
-            self.query_key_value(hidden),
-            "b t (three h e) -> three b h t e",
-            three=3,
-            h=self.num_attention_heads,
-        )
-        query = rotate(self.query_norm(query), cos, sin)
-        key = rotate(self.key_norm(key), cos, sin)
-        dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        mixed: Tensor = self.out(rearrange(attended, "b h t e -> b t (h e)"))
-        return mixed
 
 
 class GELU(nn.Module):

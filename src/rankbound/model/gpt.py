@@ -19,7 +19,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from rankbound.errors import InputError
-from rankbound.model.block import Block, norm_layer
+from rankbound.model.block import Block
+from rankbound.model.norm import norm_layer
 from rankbound.model.rotary import rotary_table
 
 

@@ -35,9 +35,7 @@ def _open(paths: list[Path]) -> list[Run]:
     if not paths:
         raise InputError("no run to compare: name at least one run folder")
     folders = [folder for path in paths for folder in _expand(path)]
-    runs = [
-        load_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()
-    ]
+    runs = [load_run(folder) for folder in {folder.resolve(): folder for folder in folders}.values()]
     for run in runs:
         if run.metrics.empty:
             raise InputError(f"{run.path} has no recorded row yet: leave it out or let it run")

@@ -78,8 +78,9 @@ def final(run: Run, name: str) -> float:
 def head_series(run: Run, scalar: str) -> pd.Series[float]:
     """A spectral scalar of the head over steps, the mean over its matrices; empty without any."""
     rows = run.metrics[run.metrics["name"].str.fullmatch(f"head/.+/{scalar}")]
-    matrices = rows.pivot_table(index="step", columns="name", values="value", aggfunc="last")
-    return matrices.dropna().mean(axis=1)
+    complete = rows.groupby("step").size() == rows["name"].nunique()  # a kill can split a step
+    matrices = rows.pivot(index="step", columns="name", values="value")
+    return matrices[complete].mean(axis=1, skipna=False)
 
 
 def layers(run: Run, scalar: str) -> dict[str, float]:
@@ -87,9 +88,7 @@ def layers(run: Run, scalar: str) -> dict[str, float]:
     rows = run.metrics[run.metrics["name"].str.fullmatch(f"hidden/.+/{scalar}")]
     last = rows.groupby("name", sort=False)["value"].last()
     by_layer = {str(name).split("/")[1]: float(value) for name, value in last.items()}
-    return dict(
-        sorted(by_layer.items(), key=lambda item: (not item[0].isdigit(), len(item[0]), item))
-    )
+    return dict(sorted(by_layer.items(), key=lambda item: (not item[0].isdigit(), len(item[0]), item)))
 
 
 def last_step(run: Run) -> int:

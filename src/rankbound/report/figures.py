@@ -11,6 +11,7 @@ Design decisions:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,9 +48,9 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
     for run in runs:
         train, valid = (_loss(run, runs, split) for split in ("train", "valid"))
         line = look.line(run)
-        whole.plot(train.index, train, **line | {"marker": "", "linewidth": 0.7, "alpha": 0.5})
-        for axes, part in ((whole, valid), (late, valid[valid.index >= end / 2])):
-            axes.plot(part.index, part, **line)
+        _plot(whole, train, **line | {"marker": "", "linewidth": 0.7, "alpha": 0.5})
+        _plot(whole, valid, **line)
+        _plot(late, valid[valid.index >= end / 2], **line)
     _draw_unigram_entropies(whole, runs)
     step_axis(whole, end)
     late.xaxis.set_major_formatter(plain)
@@ -57,8 +58,7 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
     whole.set(ylabel=f"loss ({_unit(runs)})", title="whole run: validation, and training (thin)")
     late.set(title="validation, second half, linear steps")
     legend(figure, look.handles(), 2)
-    absent = _absent(runs, lambda run: run.series("valid/loss"), "validation loss")
-    note(figure, [absent, _unfinished(runs)])
+    note(figure, _lacks(runs, lambda run: run.series("valid/loss"), "validation loss"))
     return figure
 
 
@@ -72,6 +72,7 @@ def loss_by_width(runs: Sequence[Run]) -> Figure:
             "head": [facts.head(run) for run in runs],
             "width": [facts.width(run) for run in runs],
             "cell": facts.cells(runs),
+            "seed": [str(run.config.get("seed_everything")) for run in runs],
             "finished": [facts.finished(run) for run in runs],
             "loss": [_loss(run, runs, "valid").iloc[-1:].sum(min_count=1) for run in runs],
         }
@@ -83,7 +84,7 @@ def loss_by_width(runs: Sequence[Run]) -> Figure:
         for full, points in rows.groupby("finished"):
             face = colour if full else "none"
             axes.plot(points["width"], points["loss"], "o", color=colour, markerfacecolor=face)
-        for _, cell in done.dropna().groupby("cell"):
+        for _, cell in done.dropna().drop_duplicates(["cell", "seed"]).groupby("cell"):
             if len(cell) > 1:
                 mean, half = mean_interval(cell["loss"].tolist())
                 axes.errorbar(cell["width"].iloc[0], mean, half, color=colour, capsize=4)
@@ -138,12 +139,10 @@ def anisotropy_by_layer(runs: Sequence[Run]) -> Figure:
     figure, grid = panels(len(look.widths), columns=3, height=2.6, sharex=False)
     for axes, width in zip(grid, sorted(look.widths), strict=True):
         chosen = {run: facts.layers(run, "anisotropy") for run in runs if facts.width(run) == width}
-        depth = max(
-            (int(k) for by_layer in chosen.values() for k in by_layer if k.isdigit()), default=0
-        )
+        depth = max((int(k) for by_layer in chosen.values() for k in by_layer if k.isdigit()), default=0)
         for run, by_layer in chosen.items():
             places = [int(k) if k.isdigit() else depth + 1 for k in by_layer]
-            axes.plot(places, list(by_layer.values()), **look.line(run))
+            _plot(axes, pd.Series(list(by_layer.values()), places, float), **look.line(run))
         axes.set_title(f"width {width}")
         if not any(chosen.values()):
             empty(axes, "no anisotropy recorded")
@@ -160,7 +159,7 @@ def _over_training(runs: Sequence[Run], read: Read, label: str, what: str) -> Fi
     axes, look = figure.subplots(), Look(runs)
     series = {run: read(run) for run in runs}
     for run, values in series.items():
-        axes.plot(values.index, values, **look.line(run))
+        _plot(axes, values, **look.line(run))
     if all(values.empty for values in series.values()):
         empty(axes, f"no {what} recorded")
         axes.set_axis_off()
@@ -168,8 +167,14 @@ def _over_training(runs: Sequence[Run], read: Read, label: str, what: str) -> Fi
         step_axis(axes, max(facts.last_step(run) for run in runs))
         axes.set_ylabel(label)
     legend(figure, look.handles(), 2)
-    note(figure, [_absent(runs, read, what), _unfinished(runs)])
+    note(figure, _lacks(runs, read, what))
     return figure
+
+
+def _plot(axes: Axes, series: pd.Series[float], **line: Any) -> None:
+    """Draw a series over its index, without what is not finite."""
+    finite = series[np.isfinite(series)]
+    axes.plot(finite.index, finite, **line)
 
 
 def _layer_axis(axes: Axes, depth: int) -> None:
@@ -214,8 +219,13 @@ def _draw_unigram_entropies(axes: Axes, runs: Sequence[Run]) -> None:
         )
 
 
-def _absent(runs: Sequence[Run], read: Read, what: str) -> str:
-    return _those(runs, lambda run: read(run).empty, f"No {what} recorded")
+def _lacks(runs: Sequence[Run], read: Read, what: str) -> list[str]:
+    """What the figure of a series cannot show."""
+    return [
+        _those(runs, lambda run: read(run).empty, f"No {what} recorded"),
+        _those(runs, lambda run: not np.isfinite(read(run)).all(), "Without steps that diverged"),
+        _unfinished(runs),
+    ]
 
 
 def _unfinished(runs: Sequence[Run]) -> str:

@@ -38,9 +38,7 @@ def seed_intervals(frame: pd.DataFrame) -> pd.DataFrame:
         if len(cell) > 1:
             mean, half_width = mean_interval(cell["valid_loss"].tolist())
             first = cell.iloc[0]
-            rows.append(
-                (first["cell"], first["head"], first["hidden_size"], len(cell), mean, half_width)
-            )
+            rows.append((first["cell"], first["head"], first["hidden_size"], len(cell), mean, half_width))
     columns = ["cell", "head", "hidden_size", "seeds", "valid_loss", "half_width"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -145,9 +143,7 @@ def _under(entropy: float, loss: float) -> str:
 
 def _gap(first: pd.DataFrame, second: pd.DataFrame) -> str:
     """How much worse the second cell is, paired by seed where two seeds are common to both."""
-    by_seed = [
-        cell.drop_duplicates("seed").set_index("seed")["valid_loss"] for cell in (first, second)
-    ]
+    by_seed = [cell.drop_duplicates("seed").set_index("seed")["valid_loss"] for cell in (first, second)]
     differences = (by_seed[1] - by_seed[0]).dropna().tolist()
     if len(differences) < 2:
         difference = second["valid_loss"].mean() - first["valid_loss"].mean()
@@ -194,9 +190,7 @@ def _unfinished(frame: pd.DataFrame) -> str:
     late = frame[~frame["finished"]]
     if late.empty:
         return ""
-    states = [
-        f"{run} ({progress})" for run, progress in zip(late["run"], late["progress"], strict=True)
-    ]
+    states = [f"{run} ({progress})" for run, progress in zip(late["run"], late["progress"], strict=True)]
     return f"Shown as far as they came, and ranked nowhere: {listed(states)}."
 
 
@@ -208,9 +202,7 @@ def _seeds(frame: pd.DataFrame) -> str:
         return "Intervals over seeds are not corrected for picking the lowest of several heads."
     if seeds.max() == 1:
         return "One seed for each head and width: one seed cannot separate heads from luck."
-    return (
-        "Some heads and widths have one seed only: there, one seed cannot separate heads from luck."
-    )
+    return "Some heads and widths have one seed only: there, one seed cannot separate heads from luck."
 
 
 def _learning_rates(frame: pd.DataFrame) -> str:

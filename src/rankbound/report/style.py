@@ -100,10 +100,7 @@ class Look:
         heads = [_handle(label=h, color=self.colour(h), linewidth=3) for h in self.heads]
         if not widths:
             return heads
-        sizes = [
-            _handle(label=f"width {w}", color=MUTED, **self._width(w))
-            for w in reversed(self.widths)
-        ]
+        sizes = [_handle(label=f"width {w}", color=MUTED, **self._width(w)) for w in reversed(self.widths)]
         rows = max(len(heads), len(sizes))
         blank = _handle(label=" ", color="none")
         return [*heads, *[blank] * (rows - len(heads)), *sizes, *[blank] * (rows - len(sizes))]
@@ -120,9 +117,7 @@ def legend(figure: Figure, handles: list[Line2D], columns: int) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=2.5)
 
 
-def panels(
-    count: int, columns: int, height: float, sharex: bool = True
-) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int, height: float, sharex: bool = True) -> tuple[Figure, list[Axes]]:
     """Small multiples with one y axis, `height` inches each, over the whole page's width."""
     columns = min(columns, count, 4)
     rows = math.ceil(count / columns)

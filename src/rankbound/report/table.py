@@ -150,9 +150,7 @@ def _table(frame: pd.DataFrame, columns: Sequence[Column]) -> Table:
         head = row["head"].replace("(", "\n(", 1)
         names = [Text(text) for text in (str(width), head, *row[identifiers(frame)])]
         styles = ["bold green" if wins and c.name == "valid_loss" else "" for c in columns]
-        numbers = [
-            Text(c.text(row[c.name]), style) for c, style in zip(columns, styles, strict=True)
-        ]
+        numbers = [Text(c.text(row[c.name]), style) for c, style in zip(columns, styles, strict=True)]
         table.add_row(*names, *numbers)
     return table
 
