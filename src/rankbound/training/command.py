@@ -179,12 +179,13 @@ def checkpoint(settings: Any) -> Path:
 
 def _check_free(settings: Any) -> None:
     folder: Path = settings.run_dir
-    if settings.ckpt_path is None and (folder / runs.CONFIG).exists():
-        raise InputError(
-            f"{folder} holds a run already; resume it with --ckpt_path last, or choose another --run_dir"
-        )
-    if settings.ckpt_path is not None and not (folder / runs.CONFIG).exists():
+    started = (folder / runs.CONFIG).exists()
+    if settings.ckpt_path is not None and not started:
         raise InputError(f"{folder} holds no run to resume: it has no {runs.CONFIG}; name its --run_dir")
+    if settings.ckpt_path is None and started:
+        saved = (folder / runs.LAST_CHECKPOINT).exists()
+        mend = "resume it with --ckpt_path last" if saved else "it has no checkpoint, so remove it"
+        raise InputError(f"{folder} holds a run already; {mend}, or choose another --run_dir")
 
 
 def _loggers(settings: Any) -> list[Any]:
