@@ -109,10 +109,11 @@ def _train(command: str, args: list[str]) -> None:
     import logging
     import warnings
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings, not its warnings
-    warnings.filterwarnings("ignore", module="lightning.*", category=FutureWarning)
     from rankbound.training.command import TrainingCLI
 
+    for name in ("lightning.pytorch", "lightning.fabric"):  # their greetings, not their warnings
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*", category=FutureWarning)
     # LightningCLI and the processes that its strategies launch both read the command line itself.
     sys.argv[1:] = [command, *args]
     TrainingCLI()

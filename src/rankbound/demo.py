@@ -138,8 +138,8 @@ def _calibrate(vocab_size: int, seconds: float, workers: int) -> tuple[int, Mode
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
 
         def measured(cells: list[Cell], mode: Mode) -> list[float]:
-            arguments = [cells, [mode] * len(cells), [vocab_size] * len(cells), [threads] * len(cells)]
-            return list(pool.map(step_seconds, *arguments))
+            started = [pool.submit(step_seconds, cell, mode, vocab_size, threads) for cell in cells]
+            return [future.result() for future in started]
 
         def steps_within(costs: list[float]) -> int:
             share = seconds * workers - START_SECONDS * len(costs)
@@ -186,7 +186,7 @@ def step_seconds(cell: Cell, mode: Mode, vocab_size: int, threads: int) -> float
         start = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=mode.precision == "bf16-mixed"):
             value = loss(trunk(body.embed(tokens[:, :-1])).flatten(0, 1), tokens[:, 1:].flatten())
-        value.backward()
+        torch.autograd.backward(value)
         optimizer.step()
         optimizer.zero_grad()
         value.item()  # waits for the device

@@ -30,7 +30,8 @@ _UNKNOWN_OF_CLASS = re.compile(
 _NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>[\w.]+)")
 _NO_MODULE = re.compile(r"(?P<why>No module named '[\w.]+').*Got value: (?P<name>\S+)", re.S)
 _WRONG_VALUE = re.compile(
-    r"Expected a (?P<type>typing\.Literal\[.*?\]|<class '\w+'>)\. Got value: (?P<value>.*?)(?:\. Got value.*)?$",
+    r"Expected a (?P<type>typing\.Literal\[.*?\]|<class '\w+'>)\. Got value: "
+    r"(?P<value>.*?)(?:\. Got value.*)?$",
     re.S,
 )
 _WRONG_UNION = re.compile(r"Given value: (?P<value>\S+)$")
@@ -110,7 +111,8 @@ def _classes(key: str, parser: Any) -> set[str]:
 def _concrete(base: type) -> Iterator[str]:
     if not inspect.isabstract(base) and base.__module__.partition(".")[0] == __name__.partition(".")[0]:
         yield base.__name__
-    for subclass in base.__subclasses__():
+    subclasses: list[type] = base.__subclasses__()
+    for subclass in subclasses:
         yield from _concrete(subclass)
 
 

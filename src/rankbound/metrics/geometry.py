@@ -36,4 +36,5 @@ def mean_norm(hidden: Tensor) -> Tensor:
     >>> mean_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     tensor(3., dtype=torch.float64)
     """
-    return torch.linalg.vector_norm(hidden.detach().double(), dim=1).mean()
+    norms: Tensor = torch.linalg.vector_norm(hidden.detach().double(), dim=1)
+    return norms.mean()

@@ -77,7 +77,7 @@ class Checkpoints(StepCallback, Checkpoint):
         record = record_of(trainer)
         path = record.run_dir / runs.STEP_CHECKPOINT.format(step=step)
         with record.aside():
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
             if trainer.is_global_zero:
                 link_last(path)
                 self._prune(trainer, step)

@@ -129,9 +129,8 @@ class TrainingCLI(LightningCLI):
         return trainer
 
     def after_fit(self) -> None:
-        print(
-            f"The run is in {self.settings.run_dir}; compare it by: rankbound compare {self.settings.run_dir}"
-        )
+        folder = self.settings.run_dir
+        print(f"The run is in {folder}; look at it with: rankbound compare {folder}")
 
     def _run_settings(self) -> dict[str, Any]:
         """Every setting that defines the run, as plain data."""
@@ -163,7 +162,7 @@ def run_dir(settings: Any) -> Path:
     if settings.ckpt_path not in (None, "last"):
         return Path(settings.ckpt_path).parent
     head = settings.model.head
-    name = getattr(head, "class_path", None) or getattr(head, "__name__", str(head))
+    name: str = getattr(head, "class_path", None) or getattr(head, "__name__", str(head))
     parts = (name.rpartition(".")[2], f"d{settings.model.hidden_size}", f"seed{settings.seed_everything}")
     return Path("checkpoints/fit") / "-".join(parts)
 

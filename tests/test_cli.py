@@ -1,0 +1,88 @@
+"""Wrong input: one line that names it and the mend, exit status 2, nothing written."""
+
+import pytest
+
+from rankbound.cli import main
+
+YAML = {
+    "key.yaml": "model:\n  hiden_size: 3\n",
+    "option.yaml": "model: {head: {class_path: MixtureOfSoftmaxes, init_args: {componens: 3}}}\n",
+    "section.yaml": "modl:\n  x: 3\n",
+    "syntax.yaml": "model: [\n",
+    "head.yaml": "model:\n  head: Linar\n",
+    "value.yaml": "model:\n  hidden_size: abc\n",
+}
+
+CASES = [
+    ("fti", "there is no command 'fti'; did you mean fit?"),
+    ("fit --model.hed Linear", "there is no setting model.hed; did you mean model.head?"),
+    (
+        "fit --model.head MixtureOfSoftmaxs",
+        "there is no MixtureOfSoftmaxs; did you mean MixtureOfSoftmaxes?",
+    ),
+    (
+        "fit --model.head MixtureOfSoftmaxes --model.head.component 4",
+        "MixtureOfSoftmaxes has no setting component; did you mean components?",
+    ),
+    ("fit --model.head my.module.Head", "my.module.Head cannot be imported: No module named 'my'"),
+    ("fit --trainer.max_step 4", "there is no setting trainer.max_step"),
+    ("fit --trainer.max_steps 4", '"trainer.max_steps" must be given via "model.total_steps"'),
+    ("fit --trainer.precision bf17", "trainer.precision must be one of 64, 32"),
+    ("fit --model.hidden_size abc", "model.hidden_size must be a whole number, not 'abc'"),
+    ("fit --model.head.bias maybe", "model.head.bias must be true or false, not 'maybe'"),
+    ("fit --model.schedule Cosin", "there is no Cosin; did you mean Cosine?"),
+    ("fit --model.init pythi", "model.init must be one of pythia, gpt2, not 'pythi'"),
+    ("fit --recorder.evry 3", "there is no setting recorder.evry; did you mean recorder.every?"),
+    ("fit --config nope.yaml", "File does not exist"),
+    ("fit --config key.yaml", "there is no setting model.hiden_size; did you mean model.hidden_size?"),
+    ("fit --config option.yaml", "has no setting componens; did you mean components?"),
+    ("fit --config section.yaml", "there is no setting modl.x; did you mean model?"),
+    ("fit --config syntax.yaml", "Problems parsing config"),
+    ("fit --config head.yaml", "there is no Linar; did you mean Linear?"),
+    ("fit --config value.yaml", "model.hidden_size must be a whole number, not 'abc'"),
+    ("fit --data.corpus nowhere", "nowhere is not a prepared corpus"),
+    ("fit --data.corpus CORPUS --model.hidden_size 30", "30 is not divisible by num_attention_heads 4"),
+    (
+        "fit --data.corpus CORPUS --model.head Factorized --model.head.rank 0",
+        "rank is 0; it must be at least 1",
+    ),
+    ("fit --data.corpus CORPUS --model.vocab_size 99", "model.vocab_size is 99"),
+    (
+        "fit --data.corpus CORPUS --model.tie_word_embeddings true --model.head Factorized",
+        "Factorized has no (vocab_size, hidden_size) matrix to tie",
+    ),
+    ("fit --data.corpus CORPUS --data.window 100000", "one window of 100000 needs 100001"),
+    ("fit --data.corpus CORPUS --ckpt_path last", "there is no checkpoint"),
+    ("validate --data.corpus CORPUS --ckpt_path nope.ckpt", "there is no checkpoint nope.ckpt"),
+    ("prepare --corpsu x", "there is no setting corpsu; did you mean corpus?"),
+    ("prepare --vocab-size x", "vocab_size must be a whole number, not 'x'"),
+    ("prepare --errors foo", "errors must be one of strict, replace, not 'foo'"),
+    ("prepare --corpus nowhere.txt", "nowhere.txt"),
+    ("compare", "required: runs"),
+    ("compare nowhere", "nowhere is not a run folder"),
+    ("demo --minutes 0", "minutes is 0"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), CASES, ids=[case[0] for case in CASES])
+def test_wrong_input(line, message, corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, text in YAML.items():
+        (tmp_path / name).write_text(text)
+    argv = [str(corpus) if word == "CORPUS" else word for word in line.split()]
+    monkeypatch.setattr("sys.argv", ["rankbound", *argv])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    err = capsys.readouterr().err.strip()
+    assert stop.value.code == 2
+    assert err.startswith("rankbound: error: ")
+    assert len(err.splitlines()) == 1, err
+    assert message in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(YAML)
+
+
+def test_overview_names_every_command(capsys):
+    main(["--help"])
+    out = capsys.readouterr().out
+    for command in ("demo", "prepare", "fit", "validate", "compare"):
+        assert f"\n  {command} " in out
