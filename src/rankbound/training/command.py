@@ -162,7 +162,7 @@ def run_dir(settings: Any) -> Path:
     if settings.ckpt_path not in (None, "last"):
         return Path(settings.ckpt_path).parent
     head = settings.model.head
-    name: str = getattr(head, "class_path", None) or getattr(head, "__name__", str(head))
+    name = str(getattr(head, "class_path", None) or getattr(head, "__name__", head))
     parts = (name.rpartition(".")[2], f"d{settings.model.hidden_size}", f"seed{settings.seed_everything}")
     return Path("checkpoints/fit") / "-".join(parts)
 
