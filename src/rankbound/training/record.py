@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +28,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
+import rankbound
 from rankbound import runs
 from rankbound.errors import InputError
 from rankbound.training.module import Pretraining
@@ -36,7 +36,7 @@ from rankbound.training.module import Pretraining
 #: Settings that say how a run is carried out, not what it is; they may differ when it is resumed.
 MACHINE = {
     ("trainer", name) for name in ("accelerator", "strategy", "devices", "num_nodes", "logger", "profiler")
-} | {("data", "micro_batch_size"), ("data", "num_workers"), ("data", "corpus"), ("model", "compile")}
+} | {("data", "micro_batch_size"), ("data", "num_workers"), ("data", "corpus")}
 
 
 class RunRecord(Callback):
@@ -209,7 +209,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
-        "rankbound": version("rankbound"),
+        "rankbound": rankbound.__version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -230,9 +230,19 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit of the source that runs; None where it is not under git."""
+    here = Path(__file__)
+    tracked = ["ls-files", "--error-unmatch", here.name]  # else some other project's repository
+    describe = ["describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        for command in (tracked, describe):
+            found = subprocess.run(
+                ["git", "-C", str(here.parent), *command],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=10,
+            )
     except (OSError, subprocess.SubprocessError):
-        return None  # installed without a repository, or without git
+        return None
     return found.stdout.strip()
