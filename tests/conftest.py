@@ -10,14 +10,15 @@ import pytest
 
 from rankbound.corpora import prepare
 
-WORDS = [*"abcdefghijklmnopqrst", "the", "a", ".", ","]
+SYLLABLES = ("ba", "do", "ki", "lu", "mer", "non")
+WORDS = [a + b for a in SYLLABLES for b in SYLLABLES]
 
 
 def write_text(path: Path, words: int, seed: int) -> Path:
     """Text whose next word depends on the last one, so that there is something to learn."""
     rng = random.Random(seed)
     follows = {word: rng.sample(WORDS, 4) for word in WORDS}
-    text = ["the"]
+    text = [WORDS[0]]
     for _ in range(words):
         text.append(rng.choice(follows[text[-1]]))
     path.write_text(" ".join(text) + "\n")

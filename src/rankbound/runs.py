@@ -88,7 +88,7 @@ class RunWriter:
 def write_once(path: Path, text: str) -> None:
     """Write a small file so that a reader sees all of it or none."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
+    with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -115,7 +115,14 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = yaml.safe_load((self.path / CONFIG).read_text())
+        try:
+            loaded = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        except yaml.YAMLError as broken:
+            raise InputError(
+                f"{self.path / CONFIG} is not YAML: {' '.join(str(broken).split())}"
+            ) from broken
+        if not isinstance(loaded, dict):
+            raise InputError(f"{self.path / CONFIG} holds no settings; was it written by `rankbound fit`?")
         return loaded
 
     @cached_property
@@ -130,7 +137,10 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         rows = [r for r in csv.reader(_whole_lines(self.path / METRICS)) if len(r) == 4][1:]
         types = {"step": "int64", "tokens": "int64", "name": "str", "value": "float64"}
-        return pd.DataFrame(rows, columns=list(types)).astype(types)
+        try:
+            return pd.DataFrame(rows, columns=list(types)).astype(types)
+        except ValueError as broken:
+            raise InputError(f"{self.path / METRICS} has a row that is no number: {broken}") from broken
 
     @cached_property
     def spectra(self) -> pd.DataFrame:
@@ -152,7 +162,7 @@ def load_run(path: str | Path) -> Run:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return loaded
 
 
@@ -160,4 +170,5 @@ def _whole_lines(path: Path) -> list[str]:
     """Lines that end in a newline: a run that was killed while writing leaves a broken last one."""
     if not path.is_file():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]

@@ -15,6 +15,7 @@ import datetime
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -205,10 +206,10 @@ def _differences(old: Any, new: Any, key: tuple[str, ...]) -> Iterator[tuple[tup
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a run ran on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(["rankbound", *sys.argv[1:]]),
         "rankbound": rankbound.__version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
@@ -219,6 +220,12 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def peak_memory_bytes(device: torch.device) -> int:
