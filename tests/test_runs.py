@@ -63,6 +63,7 @@ def test_truncating_to_a_remembered_position_and_going_on(writer, tmp_path):
     position = writer.position()
     writer.metrics(2, 4, {"a": 2.0})
     writer.spectrum(2, "weight", [1.0])
+    writer.close()
     again = RunWriter(tmp_path)
     again.truncate(position)
     again.metrics(2, 4, {"a": 2.5})
@@ -72,9 +73,16 @@ def test_truncating_to_a_remembered_position_and_going_on(writer, tmp_path):
     assert run.spectra.empty
 
 
+def test_a_second_writer_is_refused(writer, tmp_path, monkeypatch):
+    monkeypatch.setattr("rankbound.runs.LOCK_PATIENCE", 0.2)
+    with pytest.raises(InputError, match="another process is writing"):
+        RunWriter(tmp_path)
+
+
 def test_rows_that_were_removed_are_noticed(writer, tmp_path):
     writer.metrics(1, 2, {"a": 1.0})
     position = writer.position()
+    writer.close()
     (tmp_path / METRICS).write_text("")
     with pytest.raises(InputError, match="rows were removed"):
         RunWriter(tmp_path).truncate(position)

@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> None:
         _dispatch(args)
     except InputError as wrong:
         _fail(str(wrong))
+    except KeyboardInterrupt:
+        print("\nrankbound: stopped; the same command goes on where it can", file=sys.stderr)
+        raise SystemExit(130) from None
     except OSError as failure:
         if failure.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

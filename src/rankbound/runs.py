@@ -8,20 +8,23 @@ Design decisions:
   back bit for bit.
 - A checkpoint remembers how long both files were. Resuming cuts them to that length, so no row is lost
   and none is written twice.
+- One process writes at a time, held by a lock that the system drops when the process dies.
 - `config.yaml` is written once and never again; `summary.json` marks a finished run.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 import yaml
@@ -30,6 +33,9 @@ from rankbound.errors import InputError
 
 CONFIG, ENVIRONMENT, SUMMARY = "config.yaml", "environment.json", "summary.json"
 METRICS, SPECTRA = "metrics.csv", "spectra.jsonl"
+# A killed run's data workers notice within 5 s and hold its lock until then.
+LOCK_PATIENCE = 10.0
+
 LAST_CHECKPOINT, STEP_CHECKPOINT = "last.ckpt", "step={step}.ckpt"
 
 #: Rows about the clock and the machine; everything else repeats bit for bit when a run is resumed.
@@ -46,6 +52,7 @@ class RunWriter:
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self._files = {name: (path / name).open("ab") for name in (METRICS, SPECTRA)}
+        _lock(self._files[METRICS])
         if self._files[METRICS].tell() == 0:
             self._append(METRICS, ["step,tokens,name,value\n"])
 
@@ -159,6 +166,22 @@ def load_run(path: str | Path) -> Run:
     if not (run.path / CONFIG).is_file():
         raise InputError(f"{path} is not a run folder: it holds no {CONFIG}")
     return run
+
+
+def _lock(file: IO[bytes]) -> None:
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                folder = Path(file.name).parent
+                raise InputError(
+                    f"another process is writing {folder}; wait for it or stop it first"
+                ) from None
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _read_json(path: Path) -> dict[str, Any]:

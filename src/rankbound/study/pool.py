@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -61,6 +63,7 @@ def run_all(jobs: Sequence[Job], workers: int) -> list[Job]:
     waiting = [job for job in jobs if not job.finished()]
     running: dict[Job, subprocess.Popen[bytes]] = {}
     failed = []
+    signal.signal(signal.SIGTERM, _stop)  # or the runs would outlive the pool
     with _Bars(jobs) as bars:
         try:
             while waiting or running:
@@ -80,6 +83,10 @@ def run_all(jobs: Sequence[Job], workers: int) -> list[Job]:
             for process in running.values():
                 process.wait()
     return failed
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def log_tail(job: Job, lines: int = 15) -> str:

@@ -2,22 +2,12 @@
 
 Design decisions:
 - Only rank 0 writes. Its checkpoint state is the length of the tables, so resuming cuts them.
-- `config.yaml` is written on the first start and compared on every other one; a resumed run whose settings
-  differ would not be the run its folder says it is. Settings of the machine (devices, loggers) may differ.
-- `derived` (parameters by part, rank bound) is written with the settings and checked when they are used
-  again: a config that no longer makes the same model says so.
+- `config.yaml` is written on the first start and compared on every other one.
 - Time spent recording, evaluating and saving is kept apart, so tokens a second are of training alone.
 """
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-import resource
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,15 +19,11 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
-import rankbound
 from rankbound import runs
 from rankbound.errors import InputError
+from rankbound.training.machine import environment
 from rankbound.training.module import Pretraining
-
-#: Settings that say how a run is carried out, not what it is; they may differ when it is resumed.
-MACHINE = {
-    ("trainer", name) for name in ("accelerator", "strategy", "devices", "num_nodes", "logger", "profiler")
-} | {("data", "micro_batch_size"), ("data", "num_workers"), ("data", "corpus")}
+from rankbound.training.same_run import check_derived, check_same_settings, derived
 
 
 class RunRecord(Callback):
@@ -158,98 +144,3 @@ def record_of(trainer: L.Trainer) -> RunRecord:
     raise InputError(
         "the trainer has no RunRecord callback; add RunRecord(run_dir, settings, resumed=False)"
     )
-
-
-def derived(module: Pretraining, data: Any) -> dict[str, Any]:
-    """What the settings work out to."""
-    head = module.model.head
-    return {
-        "head": head.label(),
-        "rank_bound": head.rank_bound,
-        "parameters": module.model.parameter_counts(),
-        "corpus_name": Path(data.corpus.path).name,
-        "unigram_entropy": data.corpus.card.unigram_entropy,
-    }
-
-
-def check_derived(expected: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
-    """Raise if a recorded config no longer works out to the same model."""
-    for name, value in (expected or {}).items():
-        if name != "corpus_name" and found.get(name) != value:
-            raise InputError(
-                f"derived.{name} is {value} in the config, but its settings now make {found.get(name)}; "
-                "remove `derived` from the config to accept that"
-            )
-
-
-def check_same_settings(old: Mapping[str, Any], new: Mapping[str, Any], run_dir: Path) -> None:
-    """Raise if a run would be resumed with other settings, naming them."""
-    changed = [
-        f"{'.'.join(key)} ({old_value} -> {new_value})"
-        for key, old_value, new_value in _differences(old, new, ())
-        if key[:2] not in MACHINE and key[0] != "derived"
-    ]
-    if changed:
-        raise InputError(
-            f"{run_dir} was started with other settings: {', '.join(changed)}; "
-            f"resume with --config {run_dir / runs.CONFIG}, or start a new run in another --run_dir"
-        )
-
-
-def _differences(old: Any, new: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in dict.fromkeys((*old, *new)):
-            yield from _differences(old.get(name), new.get(name), (*key, str(name)))
-    elif old != new:
-        yield key, old, new
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """What a run ran on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    return {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["rankbound", *sys.argv[1:]]),
-        "rankbound": rankbound.__version__,
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lightning": L.__version__,
-        "platform": platform.platform(),
-        "device": f"{device.type} {name}".strip(),
-        "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory allocated so far: on the device for a GPU, else of the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _git_commit() -> str | None:
-    """The commit of the source that runs; None where it is not under git."""
-    here = Path(__file__)
-    tracked = ["ls-files", "--error-unmatch", here.name]  # else some other project's repository
-    describe = ["describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        for command in (tracked, describe):
-            found = subprocess.run(
-                ["git", "-C", str(here.parent), *command],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,
-            )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

@@ -14,8 +14,9 @@ import torch
 
 from rankbound import runs
 from rankbound.errors import InputError
+from rankbound.training.machine import peak_memory_bytes
 from rankbound.training.module import Pretraining
-from rankbound.training.record import peak_memory_bytes, record_of
+from rankbound.training.record import record_of
 from rankbound.training.steps import StepCallback, total_steps
 
 

@@ -1,0 +1,66 @@
+"""Whether settings still make the run that a folder says it holds.
+
+- A resumed run is compared with the config recorded at its start. Settings of the machine (devices, loggers,
+  where the corpus lies) may differ; the corpus's sha256 may not.
+- `derived` (parameters by part, rank bound) is written with the settings and checked when they are used
+  again: a config that no longer makes the same model says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rankbound import runs
+from rankbound.errors import InputError
+from rankbound.training.module import Pretraining
+
+#: Settings that say how a run is carried out, not what it is; they may differ when it is resumed.
+MACHINE = {
+    ("trainer", name) for name in ("accelerator", "strategy", "devices", "num_nodes", "logger", "profiler")
+} | {("data", "micro_batch_size"), ("data", "num_workers"), ("data", "corpus")}
+
+
+def derived(module: Pretraining, data: Any) -> dict[str, Any]:
+    """What the settings work out to."""
+    head = module.model.head
+    return {
+        "head": head.label(),
+        "rank_bound": head.rank_bound,
+        "parameters": module.model.parameter_counts(),
+        "corpus_name": Path(data.corpus.path).name,
+        "unigram_entropy": data.corpus.card.unigram_entropy,
+    }
+
+
+def check_derived(expected: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
+    """Raise if a recorded config no longer works out to the same model."""
+    for name, value in (expected or {}).items():
+        if name != "corpus_name" and found.get(name) != value:
+            raise InputError(
+                f"derived.{name} is {value} in the config, but its settings now make {found.get(name)}; "
+                "remove `derived` from the config to accept that"
+            )
+
+
+def check_same_settings(old: Mapping[str, Any], new: Mapping[str, Any], run_dir: Path) -> None:
+    """Raise if a run would be resumed with other settings, naming them."""
+    changed = [
+        f"{'.'.join(key)} ({old_value} -> {new_value})"
+        for key, old_value, new_value in _differences(old, new, ())
+        if key[:2] not in MACHINE and key[0] != "derived"
+    ]
+    if changed:
+        raise InputError(
+            f"{run_dir} was started with other settings: {', '.join(changed)}; "
+            f"resume with --config {run_dir / runs.CONFIG}, or start a new run in another --run_dir"
+        )
+
+
+def _differences(old: Any, new: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in dict.fromkeys((*old, *new)):
+            yield from _differences(old.get(name), new.get(name), (*key, str(name)))
+    elif old != new:
+        yield key, old, new
