@@ -1,6 +1,7 @@
 """`rankbound fit` as a user runs it: what it writes, what it learns, and how it refuses."""
 
 import csv
+import importlib.util
 import json
 import math
 import shutil
@@ -160,8 +161,51 @@ def test_a_checkpoint_from_another_vocabulary_is_refused(run, rankbound, run_dir
         run_dir / "last.ckpt",
     ]
     err = rankbound("validate", *args, status=2)
-    assert "vocab" in err or "corpus" in err
+    assert "model.vocab_size is 300" in err
     assert len(err.strip().splitlines()) == 1
+    err = rankbound("validate", "--data.corpus", "other", "--ckpt_path", run_dir / "last.ckpt", status=2)
+    assert "the checkpoint is not of this model" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_time_limit_ends_a_run_that_can_go_on(run, rankbound, small, tmp_path):
+    args = [*small, "--model.total_steps", 20_000, "--run_dir", tmp_path / "run"]
+    args += ["--checkpoints.every", 100_000, "--recorder.every", 100_000, "--evaluate.every", 100_000]
+    rankbound("fit", *args, "--trainer.max_time", "00:00:00:01")
+    stopped = load_run(tmp_path / "run")
+    assert stopped.summary == {}
+    checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert 0 < checkpoint["global_step"] < 20_000
+    # Lightning counts the time of the whole run
+    rankbound("fit", *args, "--trainer.max_time", "00:00:00:03", "--ckpt_path", "last")
+    again = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert again["global_step"] > checkpoint["global_step"]
+
+
+def test_rows_go_to_tensorboard_too(rankbound, small, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rankbound("fit", *small, "--run_dir", tmp_path / "run", "--tensorboard", "true")
+    (path,) = (tmp_path / "run").rglob("events*")
+    events = EventAccumulator(str(path.parent))
+    events.Reload()
+    shown = [(e.step, e.value) for e in events.Scalars("valid/loss")]
+    recorded = load_run(tmp_path / "run").series("valid/loss")
+    assert [step for step, _ in shown] == recorded.index.tolist()
+    assert [value for _, value in shown] == pytest.approx(recorded.tolist())
+
+
+def test_a_logger_that_is_not_installed_is_named(rankbound, small, tmp_path):
+    if importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    err = rankbound("fit", *small, "--run_dir", tmp_path / "run", "--wandb", "true", status=2)
+    assert "pip install 'rankbound[wandb]'" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_half_precision_without_range_is_refused(rankbound, small, tmp_path):
+    args = [*small, "--run_dir", tmp_path / "run", "--trainer.precision", "16-mixed"]
+    assert "use bf16-mixed or 32-true" in rankbound("fit", *args, status=2)
 
 
 def test_divergence_stops_the_run_names_the_step_and_keeps_the_last_good_checkpoint(

@@ -56,6 +56,7 @@ class Checkpoints(StepCallback, Checkpoint):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._replaced[number] = signal.signal(number, self._on_signal)
+        self._saved_step = trainer.global_step if trainer.global_step else -1
         if trainer.global_step == 0 and self.keep_recorded:
             self._save(trainer, 0)
 
@@ -65,6 +66,9 @@ class Checkpoints(StepCallback, Checkpoint):
         if self._asked_to_stop(trainer, step):
             self._save(trainer, step)
             self._stop(trainer, step)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer, trainer.global_step)  # a run that a time limit ended between two checkpoints
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self._replaced.items():

@@ -23,7 +23,7 @@ from rankbound.heads import ChunkedLoss, Head
 from rankbound.heads.linear import Linear
 from rankbound.metrics import TokenLoss
 from rankbound.model import GPT
-from rankbound.training.compiling import CompileMode, missing_compiler
+from rankbound.training.compiling import CompileMode, missing_compiler, pays
 from rankbound.training.language_model import LanguageModel
 from rankbound.training.optimizer import AdamW
 from rankbound.training.schedules import Cosine, Schedule
@@ -42,7 +42,7 @@ class Pretraining(L.LightningModule):
         optimizer: settings of AdamW.
         schedule: factory of the learning-rate schedule, by class name or path.
         gradient_clip: largest norm of the whole gradient; none if not given.
-        compile: torch.compile for trunk and loss: `auto` where a compiler is found, else eager.
+        compile: torch.compile for trunk and loss; `auto` where it pays and a compiler is found.
         logit_budget: logits that the loss holds at once; by default chosen by device.
         body: settings of `GPT`.
     """
@@ -79,13 +79,23 @@ class Pretraining(L.LightningModule):
         self._prepare_fast_paths(compiled=False)
 
     def setup(self, stage: str) -> None:
+        precision = str(self.trainer.precision)
+        if precision.startswith("16"):
+            raise InputError(f"trainer.precision {precision} is not supported; use bf16-mixed or 32-true")
+        self._prepare_fast_paths(compiled=self._compiles(precision))
+
+    def _compiles(self, precision: str) -> bool:
         device = self.trainer.strategy.root_device
+        wanted = self.compile_mode == "always" or (self.compile_mode == "auto" and pays(device, precision))
         missing = missing_compiler(device)
-        if missing and self.compile_mode == "always":
-            raise InputError(f"compile is 'always', but {missing}; install one or set compile to 'never'")
-        if missing and self.compile_mode == "auto" and self.global_rank == 0:
-            print(f"Running eagerly, slower: {missing}", flush=True)
-        self._prepare_fast_paths(compiled=self.compile_mode != "never" and not missing)
+        if wanted and missing:
+            if self.compile_mode == "always":
+                raise InputError(
+                    f"compile is 'always', but {missing}; install one or set compile to 'auto'"
+                )
+            if self.global_rank == 0:
+                print(f"Running eagerly, slower: {missing}", flush=True)
+        return wanted and missing is None
 
     def _prepare_fast_paths(self, compiled: bool) -> None:
         trunk = self.model.body.trunk
@@ -128,6 +138,18 @@ class Pretraining(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         assert self._metric is not None
         self.log_dict({f"valid/{k}": v.float() for k, v in self._metric.compute().items()})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        theirs, ours = (
+            {name: tuple(value.shape) for name, value in state.items()}
+            for state in (checkpoint["state_dict"], self.state_dict())
+        )
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
+                raise InputError(
+                    f"the checkpoint is not of this model: {name} is {theirs.get(name, 'missing')} there and "
+                    f"{ours.get(name, 'missing')} here; give its run's settings with --config RUN/config.yaml"
+                )
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_settings.build(self.model)

@@ -1,7 +1,7 @@
 """Whether settings still make the run that a folder says it holds.
 
-- A resumed run is compared with the config recorded at its start. Settings of the machine (devices, loggers,
-  where the corpus lies) may differ; the corpus's sha256 may not.
+- A resumed run is compared with the config recorded at its start. Settings of the machine (devices,
+  loggers, where the corpus lies) may differ; the corpus's sha256 may not.
 - `derived` (parameters by part, rank bound) is written with the settings and checked when they are used
   again: a config that no longer makes the same model says so.
 """
@@ -18,7 +18,8 @@ from rankbound.training.module import Pretraining
 
 #: Settings that say how a run is carried out, not what it is; they may differ when it is resumed.
 MACHINE = {
-    ("trainer", name) for name in ("accelerator", "strategy", "devices", "num_nodes", "logger", "profiler")
+    ("trainer", name)
+    for name in ("accelerator", "strategy", "devices", "num_nodes", "logger", "profiler", "max_time")
 } | {("data", "micro_batch_size"), ("data", "num_workers"), ("data", "corpus")}
 
 
