@@ -108,6 +108,11 @@ class TrainingCLI(LightningCLI):
         settings = self.settings
         corpus = Corpus(Path(settings.data.corpus))
         complete(settings, corpus)
+        if str(settings.trainer.precision).startswith("16"):
+            raise InputError(
+                f"trainer.precision {settings.trainer.precision} is not supported: float16 needs its loss scaled; "
+                "use bf16-mixed or 32-true"
+            )
         settings.weights_only = True
         settings.run_dir = run_dir(settings)
         if settings.ckpt_path is not None:

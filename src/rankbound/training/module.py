@@ -79,20 +79,15 @@ class Pretraining(L.LightningModule):
         self._prepare_fast_paths(compiled=False)
 
     def setup(self, stage: str) -> None:
-        precision = str(self.trainer.precision)
-        if precision.startswith("16"):
-            raise InputError(f"trainer.precision {precision} is not supported; use bf16-mixed or 32-true")
-        self._prepare_fast_paths(compiled=self._compiles(precision))
+        self._prepare_fast_paths(compiled=self._compiles())
 
-    def _compiles(self, precision: str) -> bool:
-        device = self.trainer.strategy.root_device
+    def _compiles(self) -> bool:
+        device, precision = self.trainer.strategy.root_device, str(self.trainer.precision)
         wanted = self.compile_mode == "always" or (self.compile_mode == "auto" and pays(device, precision))
         missing = missing_compiler(device)
         if wanted and missing:
             if self.compile_mode == "always":
-                raise InputError(
-                    f"compile is 'always', but {missing}; install one or set compile to 'auto'"
-                )
+                raise InputError(f"model.compile is 'always', but {missing}; install one or use 'auto'")
             if self.global_rank == 0:
                 print(f"Running eagerly, slower: {missing}", flush=True)
         return wanted and missing is None
@@ -146,9 +141,10 @@ class Pretraining(L.LightningModule):
         )
         for name in sorted(theirs.keys() | ours.keys()):
             if theirs.get(name) != ours.get(name):
+                there, here = theirs.get(name, "missing"), ours.get(name, "missing")
                 raise InputError(
-                    f"the checkpoint is not of this model: {name} is {theirs.get(name, 'missing')} there and "
-                    f"{ours.get(name, 'missing')} here; give its run's settings with --config RUN/config.yaml"
+                    f"the checkpoint is not of this model: {name} is {there} there and {here} here; "
+                    "give its run's settings with --config RUN/config.yaml"
                 )
 
     def configure_optimizers(self) -> Any:
