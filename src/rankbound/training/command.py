@@ -108,11 +108,9 @@ class TrainingCLI(LightningCLI):
         settings = self.settings
         corpus = Corpus(Path(settings.data.corpus))
         complete(settings, corpus)
-        if str(settings.trainer.precision).startswith("16"):
-            raise InputError(
-                f"trainer.precision {settings.trainer.precision} is not supported: float16 needs its loss scaled; "
-                "use bf16-mixed or 32-true"
-            )
+        precision = str(settings.trainer.precision)
+        if precision.startswith("16"):
+            raise InputError(f"trainer.precision {precision} is not supported; use bf16-mixed or 32-true")
         settings.weights_only = True
         settings.run_dir = run_dir(settings)
         if settings.ckpt_path is not None:
