@@ -7,6 +7,7 @@ prepare` does not wait for Lightning. A wrong input ends in one line and exit st
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,9 @@ def compare(args: list[str]) -> None:
     _call(compare, "compare", args, several="runs")
 
 
+#: The system's words for a full disk.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     command.__name__: command for command in (demo, prepare, fit, validate, compare)
 }
@@ -62,12 +66,10 @@ def main(argv: list[str] | None = None) -> None:
         print("\nrankbound: stopped; the same command goes on where it can", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as failure:
-        if failure.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if failure.filename is None and failure.errno not in FULL:
             raise
-        where = f" while writing {failure.filename}" if failure.filename else ""
-        _fail(
-            f"{failure.strerror}{where}; free some space and run the same command again (a run: resume it)"
-        )
+        mend = "; free some space and go on (a run: resume it)" if failure.errno in FULL else ""
+        _fail(f"{failure.strerror}: {failure.filename}{mend}")
 
 
 def _dispatch(args: list[str]) -> None:
@@ -117,6 +119,8 @@ def _train(command: str, args: list[str]) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):  # their greetings, not their warnings
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*", category=FutureWarning)
+    # Lightning cannot know that our sampler starts at the step it resumes from.
+    warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch.*")
     # LightningCLI and the processes that its strategies launch both read the command line itself.
     sys.argv[1:] = [command, *args]
     TrainingCLI()
@@ -129,7 +133,8 @@ def _underscored(arg: str) -> str:
 
 
 def _fail(line: str) -> None:
-    print(f"rankbound: error: {line}", file=sys.stderr)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one line, not one a process
+        print(f"rankbound: error: {line}", file=sys.stderr)
     raise SystemExit(2)
 
 

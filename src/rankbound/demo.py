@@ -4,8 +4,8 @@ Design decisions:
 - Runs are ordinary `rankbound fit` processes, two at a time, and the report is an ordinary comparison.
 - A short calibration times a few steps of every run, two at a time as they will train, and sets one
   number of steps for all: the comparison is at equal tokens, and a slower machine gets fewer.
-- Of eager float32 and compiled bfloat16 it takes the one that gives more steps, compile time included,
-  judged on the costliest run. Without a compiler or bfloat16 instructions that is float32.
+- Of eager float32 and compiled bfloat16 it takes the faster, judged on the costliest run and with a margin
+  for compiling. Without a compiler or bfloat16 instructions that is float32.
 - Started again, it keeps what is finished and resumes what is not, with the steps chosen before.
 """
 
@@ -105,7 +105,7 @@ def demo(
 
     started = time.monotonic()
     prepared = prepare(corpus, vocab_size)
-    chosen = _chosen_before(output)
+    chosen = _chosen_before(output, prepared.sha256)
     steps, mode = chosen or _calibrate(vocab_size, 60 * minutes, workers)
     jobs = [
         Job(output / cell.name, steps, tuple(cell.arguments(prepared.path, steps, mode))) for cell in CELLS
@@ -119,11 +119,13 @@ def demo(
     print(f"The demo took {time.monotonic() - started:.0f} s; start it again to redraw the report.")
 
 
-def _chosen_before(output: Path) -> tuple[int, Mode] | None:
-    """Steps and mode of a demo that was started before."""
+def _chosen_before(output: Path, corpus_sha256: str) -> tuple[int, Mode] | None:
+    """Steps and mode of a demo that was started before on the same corpus."""
     for cell in CELLS:
         if (output / cell.name / "config.yaml").is_file():
             config = load_run(output / cell.name).config
+            if config["data"]["corpus_sha256"] != corpus_sha256:
+                raise InputError(f"{output} holds a demo on another corpus; name another --output")
             mode = Mode(config["trainer"]["precision"], config["model"]["compile"])
             steps: int = config["model"]["total_steps"]
             print(f"Going on with the demo in {output}: {steps} steps a run, {mode.precision}")
@@ -147,7 +149,7 @@ def _calibrate(vocab_size: int, seconds: float, workers: int) -> tuple[int, Mode
 
         costliest = CELLS[0]
         eager, compiled = (measured([costliest] * workers, mode)[0] for mode in (EAGER, COMPILED))
-        # Compiling costs a run about 15 s once and 5 s from the cache; that is a tenth of its time.
+        # A tenth or so of a run goes to loading compiled code, so compiling must win by more than that.
         mode = COMPILED if compiled < 0.85 * eager else EAGER
         costs = measured(CELLS, mode)
     steps = min(LARGEST_STEPS, max(FEWEST_STEPS, steps_within(costs)))

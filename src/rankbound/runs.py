@@ -19,6 +19,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class RunWriter:
                     f"{file.name} has {length} bytes, its checkpoint remembers {position[name]}: "
                     "rows were removed; resume from an earlier step=N.ckpt or start a new run"
                 )
+        for name, file in self._files.items():
             file.truncate(position[name])
             file.seek(0, io.SEEK_END)
 
@@ -90,6 +92,15 @@ class RunWriter:
     def _append(self, name: str, lines: Iterable[str]) -> None:
         self._files[name].write("".join(lines).encode())
         self._files[name].flush()
+
+
+def remove_unsaved(run_dir: Path) -> None:
+    """Remove a run without a checkpoint, unless it is not one or a process still writes it."""
+    if any(run_dir.iterdir()) and not (run_dir / METRICS).exists():
+        raise InputError(f"{run_dir} is in the way and holds no run; move it or choose another folder")
+    if (run_dir / METRICS).exists():
+        RunWriter(run_dir).close()  # takes the lock, so no one writes it
+    shutil.rmtree(run_dir)
 
 
 def write_once(path: Path, text: str) -> None:

@@ -151,6 +151,15 @@ def test_initialisation_has_the_published_deviations(init):
     assert (block.attention_norm.weight == 1).all()
 
 
+@pytest.mark.parametrize("hidden_size", [8, 16, 32])
+def test_small_heads_still_know_positions(hidden_size):
+    torch.manual_seed(0)
+    model = GPT(50, hidden_size=hidden_size, num_attention_heads=4).eval()
+    tokens = torch.tensor([[3, 7, 9, 11]])
+    swapped = tokens[:, [1, 0, 2, 3]]
+    assert not torch.allclose(model(tokens)[:, -1], model(swapped)[:, -1], atol=1e-6)
+
+
 def test_layers_end_in_what_forward_returns():
     model = GPT(50, hidden_size=16).eval()
     layers = model.layers(TOKENS)
@@ -166,6 +175,7 @@ def test_layers_end_in_what_forward_returns():
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"rotary_pct": 1.5}, "rotary_pct is 1.5"),
+        ({"hidden_size": 8, "num_attention_heads": 8}, "no two dimensions to rotate"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(settings, message):

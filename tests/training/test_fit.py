@@ -92,6 +92,26 @@ def test_recorded_config_starts_the_same_run_again(run, rankbound, run_dir, tmp_
     assert again.config == run.config
 
 
+def test_resuming_from_step_0_repeats_no_row(run, rankbound, run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "copy")
+    (tmp_path / "copy" / "summary.json").unlink()
+    config = ["--config", run_dir / "config.yaml"]
+    rankbound("fit", *config, "--ckpt_path", tmp_path / "copy" / "step=0.ckpt")
+    again = load_run(tmp_path / "copy")
+    assert not again.metrics.duplicated(["step", "name"]).any()
+    assert again.series("train/loss").equals(run.series("train/loss"))
+    assert again.spectra.equals(run.spectra)
+
+
+def test_a_run_that_died_before_its_summary_gets_one(run, rankbound, run_dir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    (copy / "summary.json").unlink()
+    rankbound("fit", "--config", copy / "config.yaml", "--run_dir", copy, "--ckpt_path", "last")
+    assert load_run(copy).summary["valid/loss"] == run.summary["valid/loss"]
+    assert load_run(copy).metrics.equals(run.metrics)
+
+
 def test_validate_gives_the_recorded_loss(run, rankbound, run_dir):
     out = rankbound("validate", "--config", run_dir / "config.yaml", "--ckpt_path", run_dir / "last.ckpt")
     assert f"{run.series('valid/loss').iloc[-1]:.4f}"[:5] in out
@@ -203,9 +223,21 @@ def test_a_logger_that_is_not_installed_is_named(rankbound, small, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_half_precision_without_range_is_refused(rankbound, small, tmp_path):
-    args = [*small, "--run_dir", tmp_path / "run", "--trainer.precision", "16-mixed"]
-    assert "use bf16-mixed or 32-true" in rankbound("fit", *args, status=2)
+def test_without_a_compiler_it_runs_eagerly_and_says_so(rankbound, small, tmp_path):
+    args = [
+        *small,
+        "--model.compile",
+        "auto",
+        "--trainer.precision",
+        "bf16-mixed",
+        "--run_dir",
+        tmp_path / "run",
+    ]
+    out = rankbound("fit", *args, PATH="", CXX="")
+    assert "Running eagerly, slower: no C++ compiler" in out
+    assert load_run(tmp_path / "run").summary["step"] == 24
+    args[-1], args[args.index("auto")] = tmp_path / "other", "always"
+    assert "model.compile is 'always'" in rankbound("fit", *args, status=2, PATH="", CXX="")
 
 
 def test_divergence_stops_the_run_names_the_step_and_keeps_the_last_good_checkpoint(
@@ -239,10 +271,10 @@ def test_a_full_disk_is_one_line_and_loses_no_checkpoint(rankbound, small, tmp_p
 def test_checkpoint_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "last.ckpt"
     writer = AtomicCheckpointIO()
-    writer.save_checkpoint({"step": 1}, path)
+    writer.save_checkpoint({"state_dict": {}}, path)
     with pytest.raises(Exception, match=r"pickle|local"):
-        writer.save_checkpoint({"step": lambda: 0}, path)
-    assert writer.load_checkpoint(path) == {"step": 1}
+        writer.save_checkpoint({"state_dict": lambda: 0}, path)
+    assert writer.load_checkpoint(path) == {"state_dict": {}}
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -117,7 +117,7 @@ def whole(rankbound, small, tmp_path):
 
 
 PLACES = {
-    "saving": ("rankbound.training.checkpoint_io._partial", 5),
+    "saving": ("rankbound.training.checkpoint_io._sync", 3),
     "after a save": ("rankbound.training.checkpoint_io._sync_folder", 3),
     "evaluating": ("rankbound.training.evaluate.evaluate", 3),
     "recording": ("rankbound.training.recorder.measure", 6),
@@ -168,3 +168,17 @@ def test_interrupted_saves_exits_and_says_how_to_resume(rankbound, small, whole,
         command = f"--config {run_dir}/config.yaml --run_dir {run_dir} --ckpt_path last".split()
         rankbound("fit", *command)
         assert_same_run(run_dir, whole)
+
+
+def test_one_process_of_two_is_asked_to_stop_and_both_save(rankbound, small, tmp_path):
+    two = ["--trainer.accelerator", "cpu", "--trainer.devices", 2, "--trainer.strategy", "ddp"]
+    rankbound("fit", *small, *two, "--run_dir", tmp_path / "whole")
+    run_dir = tmp_path / "stopped"
+    process = rankbound.start("fit", *small, *two, "--run_dir", run_dir)
+    wait_for_step(run_dir, 5, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "Stopped by SIGTERM after step" in err
+    rankbound("fit", "--config", run_dir / "config.yaml", "--run_dir", run_dir, "--ckpt_path", "last")
+    assert_same_run(run_dir, tmp_path / "whole")

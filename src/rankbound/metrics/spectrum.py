@@ -13,6 +13,8 @@ Shapes: matrix (M, D), values (min(M, D),) float64, largest first.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,7 @@ def singular_entropy(values: Tensor) -> Tensor:
     >>> singular_entropy(torch.tensor([1.0, 1.0]))
     tensor(0.)
     """
-    return torch.log(torch.tensor(float(len(values)))) - effective_rank(values).log()
+    return math.log(len(values)) - effective_rank(values).log()
 
 
 def stable_rank(values: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rankbound.errors import InputError
 from rankbound.model.block import Block
 from rankbound.model.norm import norm_layer
-from rankbound.model.rotary import rotary_table
+from rankbound.model.rotary import rotary_table, rotated_size
 
 
 class GPT(nn.Module):
@@ -34,7 +34,7 @@ class GPT(nn.Module):
         num_attention_heads: attention heads; must divide hidden_size.
         intermediate_size: width of the feed-forward layer; 4 x hidden_size if not given.
         max_position_embeddings: longest sequence.
-        rotary_pct: share of each attention head's dimensions that is rotated.
+        rotary_pct: share of each attention head's dimensions that is rotated, two at least; 0 for none.
         rotary_emb_base: base of the rotary frequencies.
         norm: `layernorm` (with shift) or `rmsnorm`.
         norm_eps: added to the variance.
@@ -69,7 +69,17 @@ class GPT(nn.Module):
         init: Literal["pythia", "gpt2"] = "pythia",
     ) -> None:
         super().__init__()
-        _check_sizes(vocab_size, hidden_size, num_hidden_layers, num_attention_heads, dropout, rotary_pct)
+        if intermediate_size is None:
+            intermediate_size = 4 * hidden_size
+        sizes = {
+            "vocab_size": vocab_size,
+            "hidden_size": hidden_size,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+            "intermediate_size": intermediate_size,
+            "max_position_embeddings": max_position_embeddings,
+        }
+        _check(sizes, dropout, rotary_pct)
         self.hidden_size = hidden_size
         self.max_position_embeddings = max_position_embeddings
         self.embedding = nn.Embedding(vocab_size, hidden_size)
@@ -78,7 +88,7 @@ class GPT(nn.Module):
             Block(
                 hidden_size=hidden_size,
                 num_attention_heads=num_attention_heads,
-                intermediate_size=intermediate_size or 4 * hidden_size,
+                intermediate_size=intermediate_size,
                 norm=norm,
                 norm_eps=norm_eps,
                 activation=activation,
@@ -90,7 +100,7 @@ class GPT(nn.Module):
             for _ in range(num_hidden_layers)
         )
         self.final_norm = norm_layer(norm, hidden_size, norm_eps)
-        rotated = 2 * round(hidden_size // num_attention_heads * rotary_pct / 2)
+        rotated = rotated_size(hidden_size // num_attention_heads, rotary_pct)
         cos, sin = rotary_table(max_position_embeddings, rotated, rotary_emb_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -139,23 +149,21 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
 
-def _check_sizes(
-    vocab_size: int, hidden_size: int, layers: int, heads: int, dropout: float, rotary_pct: float
-) -> None:
-    sizes = {
-        "vocab_size": vocab_size,
-        "hidden_size": hidden_size,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-    }
+def _check(sizes: dict[str, int], dropout: float, rotary_pct: float) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise InputError(f"{name} is {size}; it must be at least 1")
+    hidden_size, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     if hidden_size % heads:
         divisors = [str(n) for n in range(1, hidden_size + 1) if hidden_size % n == 0]
         raise InputError(
             f"hidden_size {hidden_size} is not divisible by num_attention_heads {heads}; "
             f"choose num_attention_heads from {', '.join(divisors)}"
+        )
+    if rotary_pct > 0 and hidden_size // heads < 2:
+        raise InputError(
+            f"an attention head of size {hidden_size // heads} has no two dimensions to rotate; "
+            "choose fewer num_attention_heads, or rotary_pct 0 for a model without positions"
         )
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is {dropout}; it must be at least 0 and below 1")

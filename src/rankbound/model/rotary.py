@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def rotated_size(head_size: int, rotary_pct: float) -> int:
+    """Rotated dimensions of a head: an even number, and two where the share would round to none."""
+    return max(2, 2 * round(head_size * rotary_pct / 2)) if rotary_pct > 0 else 0
+
+
 def rotary_table(positions: int, rotated: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each (positions, rotated), float32."""
     frequency = base ** -(torch.arange(0, rotated, 2, dtype=torch.float64) / max(rotated, 1))

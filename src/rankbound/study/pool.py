@@ -10,7 +10,6 @@ Design decisions:
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -63,7 +62,8 @@ def run_all(jobs: Sequence[Job], workers: int) -> list[Job]:
     waiting = [job for job in jobs if not job.finished()]
     running: dict[Job, subprocess.Popen[bytes]] = {}
     failed = []
-    signal.signal(signal.SIGTERM, _stop)  # or the runs would outlive the pool
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)  # or the runs would outlive the pool
     with _Bars(jobs) as bars:
         try:
             while waiting or running:
@@ -97,7 +97,7 @@ def log_tail(job: Job, lines: int = 15) -> str:
 def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
     job.run_dir.parent.mkdir(parents=True, exist_ok=True)
     if job.run_dir.exists() and not (job.run_dir / runs.LAST_CHECKPOINT).exists():
-        shutil.rmtree(job.run_dir)  # killed before its first checkpoint: nothing of it can be used
+        runs.remove_unsaved(job.run_dir)  # killed before its first checkpoint
     log = job.run_dir.with_suffix(".log").open("ab")
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with log:
@@ -163,8 +163,9 @@ def _newest(metrics: Path, window: int = 8192) -> tuple[int, str]:
         return 0, ""
     with metrics.open("rb") as file:
         file.seek(max(0, metrics.stat().st_size - window))
-        lines = file.read().decode().splitlines()[1:]
-    rows = [line.split(",") for line in lines if line.count(",") == 3]
+        lines = file.read().decode().splitlines(keepends=True)[1:]
+    whole = [line for line in lines if line.endswith("\n") and line.count(",") == 3]
+    rows = [line.split(",") for line in whole if line[0].isdigit()]
     newest = {name: float(value) for _, _, name, value in rows}
     forms = {
         "valid/loss": "valid {:.3f}",

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -36,8 +37,7 @@ class AtomicCheckpointIO(CheckpointIO):
         try:
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+                _sync(file)
             partial.replace(path)
         except BaseException as failure:
             partial.unlink(missing_ok=True)
@@ -50,7 +50,12 @@ class AtomicCheckpointIO(CheckpointIO):
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         check_intact(Path(path))
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        try:
+            loaded = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError) as failure:
+            raise InputError(_damaged(Path(path), " ".join(str(failure).split())[:200])) from failure
+        if not isinstance(loaded, dict) or "state_dict" not in loaded:
+            raise InputError(f"{path} is no checkpoint of a run: it has no state_dict")
         return loaded
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
@@ -86,7 +91,7 @@ def damage(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as failure:
+    except Exception as failure:  # zipfile raises half a dozen kinds on altered headers
         return f"it is cut short or no checkpoint ({failure})"
     return f"the checksum of its entry {broken} does not hold" if broken else None
 
@@ -96,18 +101,26 @@ def check_intact(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}; start the run without --ckpt_path")
     problem = damage(path)
-    if problem is None:
-        return
+    if problem is not None:
+        raise InputError(_damaged(path, problem))
+
+
+def _damaged(path: Path, problem: str) -> str:
     others = reversed(step_checkpoints(path.parent).values())
     whole = next((p for p in others if p != path and damage(p) is None), None)
     mend = (
         f"resume from the one before it: --ckpt_path {whole}" if whole else "no whole one is left beside it"
     )
-    raise InputError(f"{path} is damaged: {problem}; {mend}")
+    return f"{path} is damaged: {problem}; {mend}"
 
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

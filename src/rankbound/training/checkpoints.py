@@ -25,9 +25,6 @@ from rankbound.training.record import record_of
 from rankbound.training.recorder import Recorder
 from rankbound.training.steps import StepCallback, total_steps
 
-# Processes must agree to stop at the same step; agreeing waits for the device, so not at every one.
-AGREE_EVERY = 8
-
 
 class Checkpoints(StepCallback, Checkpoint):
     """Saves `step=N.ckpt`, and `last.ckpt` as another name of the newest.
@@ -56,7 +53,7 @@ class Checkpoints(StepCallback, Checkpoint):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._replaced[number] = signal.signal(number, self._on_signal)
-        self._saved_step = trainer.global_step if trainer.global_step else -1
+        self._saved_step = trainer.global_step if record_of(trainer).resumed else -1
         if trainer.global_step == 0 and self.keep_recorded:
             self._save(trainer, 0)
 
@@ -69,6 +66,14 @@ class Checkpoints(StepCallback, Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer, trainer.global_step)  # a run that a time limit ended between two checkpoints
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Take the other processes along: they would wait for this one in their next exchange."""
+        launcher = trainer.strategy.launcher
+        if launcher is not None and isinstance(exception, Exception):
+            launcher.kill(signal.SIGKILL)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self._replaced.items():
@@ -107,10 +112,8 @@ class Checkpoints(StepCallback, Checkpoint):
 
     def _asked_to_stop(self, trainer: L.Trainer, step: int) -> bool:
         asked = self._signal is not None
-        if trainer.world_size == 1:
-            return asked
-        if step % AGREE_EVERY:
-            return False
+        if trainer.world_size == 1 or step == total_steps(trainer):
+            return asked and step < total_steps(trainer)
         return bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
 
     def _stop(self, trainer: L.Trainer, step: int) -> None:
@@ -124,4 +127,5 @@ class Checkpoints(StepCallback, Checkpoint):
                 file=sys.stderr,
                 flush=True,
             )
-        raise SystemExit(128 + (self._signal or signal.SIGTERM))
+        trainer.strategy.barrier()  # rank 0 has written before another rank's end takes it down
+        raise SystemExit(128 + (self._signal or signal.SIGTERM) if trainer.is_global_zero else 0)

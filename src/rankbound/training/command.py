@@ -1,4 +1,4 @@
-"""`rankbound fit`, `validate` and `test`: LightningCLI with this project's callbacks and checks.
+"""`rankbound fit` and `validate`: LightningCLI with this project's callbacks and checks.
 
 Design decisions:
 - Every setting is a typed constructor argument; the classes are the configuration's schema.
@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from rankbound import runs
@@ -24,6 +25,7 @@ from rankbound.errors import InputError
 from rankbound.parser import Parser
 from rankbound.training.checkpoint_io import AtomicCheckpointIO, check_intact
 from rankbound.training.checkpoints import Checkpoints
+from rankbound.training.checks import check_trainer, complete
 from rankbound.training.evaluate import Evaluate
 from rankbound.training.module import Pretraining
 from rankbound.training.progress import ProgressBar
@@ -33,7 +35,7 @@ from rankbound.training.recorder import Recorder
 from rankbound.training.steps import launched_first
 from rankbound.training.train_log import TrainLog
 
-COMMANDS = ("fit", "validate", "test")
+COMMANDS = ("fit", "validate")
 
 #: Top-level settings of a command line that are not the run's own.
 NOT_THE_RUN = (
@@ -53,7 +55,7 @@ class _Parser(Parser, LightningArgumentParser):
 
 
 class TrainingCLI(LightningCLI):
-    """One command line of `fit`, `validate` or `test`; running is part of making it."""
+    """One command line of `fit` or `validate`; running is part of making it."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -76,7 +78,7 @@ class TrainingCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "verbose"}
-        return {"fit": skipped, "validate": skipped, "test": skipped}
+        return dict.fromkeys(COMMANDS, skipped)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("model.total_steps", "trainer.max_steps")
@@ -108,9 +110,9 @@ class TrainingCLI(LightningCLI):
         settings = self.settings
         corpus = Corpus(Path(settings.data.corpus))
         complete(settings, corpus)
-        precision = str(settings.trainer.precision)
-        if precision.startswith("16"):
-            raise InputError(f"trainer.precision {precision} is not supported; use bf16-mixed or 32-true")
+        check_trainer(settings)
+        if self.subcommand == "validate" and settings.ckpt_path is None:
+            raise InputError("validate needs a checkpoint: name it with --ckpt_path RUN/last.ckpt")
         settings.weights_only = True
         settings.run_dir = run_dir(settings)
         if settings.ckpt_path is not None:
@@ -121,7 +123,10 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = self.settings
         loggers = list(_loggers(settings))
-        trainer = super().instantiate_trainer(**({"logger": loggers} if loggers else {}), **kwargs)
+        try:
+            trainer = super().instantiate_trainer(**({"logger": loggers} if loggers else {}), **kwargs)
+        except (MisconfigurationException, ModuleNotFoundError, ValueError) as wrong:
+            raise InputError(f"trainer: {' '.join(str(wrong).split())}") from wrong
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if self.subcommand == "fit":
             trainer.limit_val_batches = 0  # Evaluate does it, before the checkpoint
@@ -142,20 +147,6 @@ class TrainingCLI(LightningCLI):
         if self.settings.derived:
             settings["derived"] = dict(self.settings.derived)
         return settings
-
-
-def complete(settings: Any, corpus: Corpus) -> None:
-    """Fill in what the corpus decides; raise where the settings say otherwise."""
-    if settings.data.corpus_sha256 is None:
-        settings.data.corpus_sha256 = corpus.sha256
-    if settings.model.vocab_size is None:
-        settings.model.vocab_size = corpus.vocab_size
-    elif settings.model.vocab_size != corpus.vocab_size:
-        raise InputError(
-            f"model.vocab_size is {settings.model.vocab_size}, but {settings.data.corpus} has a vocabulary "
-            f"of {corpus.vocab_size}; leave it out, or prepare a corpus with --vocab_size "
-            f"{settings.model.vocab_size}"
-        )
 
 
 def run_dir(settings: Any) -> Path:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -23,8 +25,10 @@ def pays(device: torch.device, precision: str) -> bool:
 
 def missing_compiler(device: torch.device) -> str | None:
     """What torch.compile lacks on this machine, in words; None if nothing."""
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's headers were not found (python3-dev)"
     if device.type == "cpu":
-        names = [os.environ.get("CXX", "g++"), "clang++"]
-        return None if any(map(shutil.which, names)) else "no C++ compiler (g++ or clang++) was found"
-    names = [os.environ.get("CC", "gcc"), "clang"]
-    return None if any(map(shutil.which, names)) else "no C compiler (gcc or clang) was found"
+        found = shutil.which(os.environ.get("CXX") or "g++")
+        return None if found else "no C++ compiler was found (g++, or what CXX names)"
+    found = shutil.which(os.environ.get("CC") or "gcc") or shutil.which("clang")
+    return None if found else "no C compiler was found (gcc, clang, or what CC names)"

@@ -66,6 +66,8 @@ class Pretraining(L.LightningModule):
         super().__init__()
         if vocab_size is None:
             raise InputError("vocab_size is not set; give the corpus's")
+        if gradient_clip is not None and gradient_clip <= 0:
+            raise InputError(f"gradient_clip is {gradient_clip}; it must be positive, or null for none")
         self.total_steps = total_steps
         self.model = LanguageModel(GPT(vocab_size, **body), head, tie_word_embeddings)
         self.optimizer_settings = optimizer
@@ -147,9 +149,27 @@ class Pretraining(L.LightningModule):
                     "give its run's settings with --config RUN/config.yaml"
                 )
 
+        self._align_progress(checkpoint)
+
+    def _align_progress(self, checkpoint: dict[str, Any]) -> None:
+        """Count finished batches by this run's accumulation, which the devices at hand decide.
+
+        Lightning steps where the batches it has seen divide by it: left as saved, a run resumed on another
+        number of devices would step in the middle of a batch.
+        """
+        if self.trainer.state.fn != "fit":
+            return
+        finished = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+        for name in progress:
+            progress[name] += finished - progress["ready"] if name != "ready" else 0
+        progress["ready"] = finished
+
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_settings.build(self.model)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+        # a lambda: LambdaLR would save a callable object's attributes with the optimiser
+        schedule = self.schedule
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:

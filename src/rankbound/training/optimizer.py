@@ -40,8 +40,14 @@ class AdamW:
     head_weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; it must be positive")
+        if self.learning_rate <= 0 or self.eps <= 0:
+            raise InputError(
+                f"learning_rate is {self.learning_rate}, eps {self.eps}; both must be positive"
+            )
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise InputError(f"beta1 is {self.beta1}, beta2 {self.beta2}; both must be from 0 to below 1")
+        if min(self.weight_decay, self.embedding_weight_decay, self.head_weight_decay) < 0:
+            raise InputError("a weight decay is negative; each must be at least 0")
 
     def build(self, model: LanguageModel) -> torch.optim.AdamW:
         """The optimiser over `model`'s parameters, fused."""

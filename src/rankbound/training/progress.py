@@ -44,7 +44,15 @@ class ProgressBar(StepCallback):
         elif trainer.is_global_zero and (step % max(1, last // 10) == 0 or step == last):
             print(f"step {step}/{last}  {figures(record_of(trainer).latest)}", file=sys.stderr, flush=True)
 
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()  # or the terminal's cursor stays hidden
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

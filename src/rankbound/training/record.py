@@ -40,7 +40,7 @@ class RunRecord(Callback):
         self.latest: dict[str, float] = {}
         self.seconds = {"total": 0.0, "aside": 0.0, "recorder": 0.0}
         self._settings = dict(settings)
-        self._resumed = resumed
+        self.resumed = resumed
         self._writer: runs.RunWriter | None = None
         self._tokens_per_step = 0
         self._loggers: list[Any] = []
@@ -55,7 +55,7 @@ class RunRecord(Callback):
         check_derived(self._settings.get("derived"), settings["derived"])
         if not trainer.is_global_zero:
             return
-        if self._resumed:
+        if self.resumed:
             check_same_settings(runs.load_run(self.run_dir).config, settings, self.run_dir)
         self._writer = runs.RunWriter(self.run_dir)
         if not (self.run_dir / runs.CONFIG).exists():
@@ -109,9 +109,12 @@ class RunRecord(Callback):
         if self._writer is not None:
             self._writer.truncate(state_dict["position"])
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the run; also one that was killed between its last checkpoint and its summary."""
         if self._writer is None or trainer.global_step < trainer.max_steps:
             return
+        rows = runs.Run(self.run_dir).metrics
+        newest = dict(zip(rows["name"], rows["value"], strict=True))  # the last of each name stays
         total = self._total()
         summary = {
             "status": "finished",
@@ -120,7 +123,7 @@ class RunRecord(Callback):
             "seconds": total,
             "recorder_share": self.seconds["recorder"] / total,
         }
-        runs.write_json(self.run_dir / runs.SUMMARY, summary | self.latest)
+        runs.write_json(self.run_dir / runs.SUMMARY, summary | newest)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self._writer is not None:

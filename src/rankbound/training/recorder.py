@@ -50,7 +50,7 @@ class Recorder(StepCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 and not record_of(trainer).resumed:
             self._record(trainer, cast(Pretraining, pl_module), 0)
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:

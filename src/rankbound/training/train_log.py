@@ -1,8 +1,8 @@
 """Training rows: loss, gradient norm, learning rate, speed; and the watch for a loss that is no number.
 
 Losses stay on the device until they are written, so a step waits for nothing. They are float32 a step,
-averaged in float64 over the interval and over processes. Before anything is written or saved they are
-checked: a checkpoint made after a step whose loss or gradient is not finite would be of no use.
+averaged in float64 over the interval and over processes. They are checked when they are written and before
+anything is saved: a checkpoint made after a step whose loss or gradient is not finite would be of no use.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class TrainLog(StepCallback):
         self._read()
         record = record_of(trainer)
         values = dict(zip(("train/loss", "train/grad_norm"), _means(self._rows), strict=True))
-        values["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        module = cast(Pretraining, trainer.lightning_module)
+        peak = module.optimizer_settings.learning_rate
+        values["train/learning_rate"] = peak * module.schedule(step - 1)  # what this step used
         now = record.training_seconds()
         if self._timed_from is not None:  # the first interval holds compilation
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
