@@ -1,8 +1,8 @@
 """Settings completed from the corpus, and those of the trainer that would be ignored or would lie.
 
 Lightning's trainer has settings for things that this project decides (the sample order, accumulation) or
-does otherwise (evaluation, clipping, checkpoints). Each is refused with the setting to use instead: one that
-is silently ignored would stand in the recorded config as if it had been used.
+does otherwise (evaluation, clipping, checkpoints). Each is refused with the setting to use instead: one
+that is silently ignored would stand in the recorded config as if it had been used.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ def check_trainer(settings: Any) -> None:
     if (strategy := trainer.strategy) not in STRATEGIES:
         raise InputError(f"trainer.strategy {strategy} is not supported; use {', '.join(STRATEGIES)}")
     if (settings.tensorboard or settings.wandb) and trainer.logger not in (None, False):
-        raise InputError(
-            "trainer.logger is set beside a flag for a logger; list them all in trainer.logger"
-        )
+        raise InputError("trainer.logger is set beside a flag for a logger; list all in trainer.logger")
     if settings.data.window > settings.model.max_position_embeddings:
         raise InputError(
             f"data.window is {settings.data.window}, longer than model.max_position_embeddings = "

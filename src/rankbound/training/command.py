@@ -27,6 +27,7 @@ from rankbound.training.checkpoint_io import AtomicCheckpointIO, check_intact
 from rankbound.training.checkpoints import Checkpoints
 from rankbound.training.checks import check_trainer, complete
 from rankbound.training.evaluate import Evaluate
+from rankbound.training.memory import keep_freed_memory
 from rankbound.training.module import Pretraining
 from rankbound.training.progress import ProgressBar
 from rankbound.training.random_state import RandomState
@@ -58,6 +59,7 @@ class TrainingCLI(LightningCLI):
     """One command line of `fit` or `validate`; running is part of making it."""
 
     def __init__(self) -> None:
+        keep_freed_memory()
         super().__init__(
             Pretraining,
             TokenData,
