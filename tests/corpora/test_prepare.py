@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import snapshot, write_texts
+from tests.corpora.conftest import snapshot, write_texts
 
 from rankbound import InputError
 from rankbound.corpora import Corpus, prepare

@@ -2,7 +2,7 @@ import hashlib
 import sys
 
 import pytest
-from conftest import write_texts
+from tests.corpora.conftest import write_texts
 
 from rankbound import InputError
 from rankbound.corpora.sources import Source, open_source, split_documents
