@@ -86,7 +86,7 @@ def demo(
     output: Path = Path("checkpoints/demo"),
     corpus: str = "sotu",
     vocab_size: int = 4096,
-    minutes: float = 4.0,
+    minutes: float = 3.2,
     workers: int = 2,
 ) -> None:
     """Prepare a corpus, train three heads at two widths, compare them and write a report.
