@@ -1,7 +1,7 @@
 """Whether to compile: where it pays and a compiler is at hand.
 
 torch.compile needs a C++ compiler on a CPU and a C compiler on a GPU. Its code is cached on disk between
-processes, so a study compiles a shape once. In float32 on a CPU it gains a few percent of a step and costs
+processes, so a study compiles a shape once. In float32 on a CPU it gains a tenth of a step and costs
 ten seconds or more of start (`python bench/training_step.py` shows both); `auto` leaves it out there.
 """
 
