@@ -6,9 +6,10 @@ import scipy.special
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.heads.conftest import random_head, states, targets
 
 from rankbound import InputError
-from rankbound.heads import ChunkedLoss, all_heads
+from rankbound.heads import ChunkedLoss, Head, all_heads
 from rankbound.heads.kernels import target_log_prob
 from rankbound.heads.linear import Factorized, Linear
 from rankbound.heads.mixture import MixtureOfSoftmaxes
@@ -29,41 +30,12 @@ def test_kernel_equals_scipy(rows, width, vocab, scale):
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_mixture_with_one_linear_component_is_the_linear_head_of_its_product():
-    torch.manual_seed(0)
-    mixture = MixtureOfSoftmaxes(8, 30, components=1).double()
-    linear = Linear(8, 30).double()
-    linear.load_state_dict({"weight": mixture.matrices()["component_0"].detach()})
-    h = torch.randn(5, 8, dtype=torch.float64)
-    assert torch.allclose(mixture.log_prob(h), linear.log_prob(h), atol=1e-12)
-
-
-def test_mixture_equals_the_mixed_probabilities_of_the_paper():
-    torch.manual_seed(0)
-    head = MixtureOfSoftmaxes(6, 20, components=3, activation="tanh").double()
-    h = torch.randn(4, 6, dtype=torch.float64)
-    numpy = {name: p.detach().numpy() for name, p in head.named_parameters()}
-    pi = scipy.special.softmax(h.numpy() @ numpy["gate"].T, axis=1)
-    p = np.zeros((4, 20))
-    for k in range(3):
-        context = np.tanh(h.numpy() @ numpy["projection"][k].T + numpy["projection_bias"][k])
-        p += pi[:, k : k + 1] * scipy.special.softmax(context @ numpy["weight"].T, axis=1)
-    np.testing.assert_allclose(head.log_prob(h).detach().numpy(), np.log(p), rtol=1e-10)
-
-
-def test_factorized_product_starts_with_the_variance_of_linear():
-    torch.manual_seed(0)
-    product = Factorized(64, 2000, rank=16).matrices()["product"]
-    assert product.std().item() == pytest.approx(Linear(64, 2000).weight.std().item(), rel=0.05)
-
-
 @pytest.mark.parametrize("cls", [Linear, Factorized, MixtureOfSoftmaxes])
 def test_bfloat16_loss_is_within_2e_3_nats_of_float32(cls):
     torch.manual_seed(0)
     head = cls(64, 4096)
     with torch.no_grad():  # logits of a trained head's spread
-        for matrix in head.parameters():
-            matrix *= 3
+        head.weight *= 3
     h, y = torch.randn(2048, 64), torch.randint(0, 4096, (2048,))
     exact = ChunkedLoss(head)(h, y).item()
     with torch.autocast("cpu", torch.bfloat16):
@@ -132,7 +104,7 @@ def test_a_new_head_is_one_class_with_log_prob(monkeypatch):
     """`nll` and the chunked loss come with it."""
 
     class Temperature(Linear):
-        nll = Linear.__mro__[1].nll
+        nll = Head.nll
 
         def log_prob(self, hidden):
             return (self.linear_logits(hidden) / 2).log_softmax(1)
@@ -147,5 +119,91 @@ def test_heads_are_found_by_their_files_and_offered_by_name():
 
     assert {"Linear", "Factorized", "MixtureOfSoftmaxes"} <= set(all_heads())
     assert rankbound.heads.Linear is Linear
-    with pytest.raises(AttributeError, match="there are Factorized, Linear"):
+    with pytest.raises(AttributeError, match=r"there are Adaptive, .*Linear"):
         _ = rankbound.heads.Linera
+
+
+@pytest.mark.parametrize("cls", all_heads().values(), ids=all_heads())
+def test_z_loss_and_label_smoothing_equal_their_formulas_in_float64(cls):
+    head, h, y = random_head(cls), states(30), targets(30)
+    head.gradient_is_exact or pytest.skip("its gradient is declared otherwise")
+    named = [h.requires_grad_(), *head.parameters()]
+    log_prob = head.log_prob(h)
+    picked, smooth = log_prob.gather(1, y[:, None]).mean(), log_prob.mean()
+    expected = -(0.9 * picked + 0.1 * smooth)
+    loss, nll = ChunkedLoss(head, logit_budget=3000, label_smoothing=0.1).with_nll(h, y)
+    assert nll.item() == pytest.approx(-picked.item(), rel=1e-12)
+    assert_same(loss, expected, named)
+    if cls.nll_and_normalizers is Head.nll_and_normalizers:
+        with pytest.raises(InputError, match=f"{cls.__name__} does not tell"):
+            ChunkedLoss(head, z_loss=0.3)(h, y)
+        return
+    _, normalizers = head.nll_and_normalizers(h, y)
+    loss, nll = ChunkedLoss(head, logit_budget=3000, z_loss=0.3).with_nll(h, y)
+    assert nll.item() == pytest.approx(-picked.item(), rel=1e-12)
+    assert torch.autograd.gradcheck(
+        lambda *_: head.nll_and_normalizers(h, y)[1], tuple(named), fast_mode=True
+    )
+    assert_same(loss, -picked + 0.3 * normalizers.square().mean(), named)
+
+
+def assert_same(found, expected, inputs):
+    assert found.item() == pytest.approx(expected.item(), rel=1e-10)
+    pairs = zip(
+        torch.autograd.grad(found, inputs, retain_graph=True),
+        torch.autograd.grad(expected, inputs, retain_graph=True, materialize_grads=True),
+        strict=True,
+    )
+    for a, b in pairs:
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_normalizers_are_those_of_each_softmax():
+    torch.manual_seed(0)
+    h, y = torch.randn(7, 6, dtype=torch.float64), torch.arange(7)
+    linear = Linear(6, 20, bias=True).double()
+    torch.nn.init.normal_(linear.bias)
+    assert torch.allclose(linear.nll_and_normalizers(h, y)[1][:, 0], linear.logits(h).logsumexp(1))
+    mixture = MixtureOfSoftmaxes(6, 20, components=3).double()
+    scores = mixture.contexts(h) @ mixture.weight.T
+    assert torch.allclose(mixture.nll_and_normalizers(h, y)[1], scores.logsumexp(2))
+
+
+def test_penalty_is_trained_and_not_reported():
+    torch.manual_seed(0)
+    head, h, y = MixtureOfSoftmaxes(6, 20, balance=2.0), torch.randn(9, 6), torch.arange(9)
+    loss, nll = ChunkedLoss(head).with_nll(h, y)
+    assert nll.item() == pytest.approx(head.nll(h, y).mean().item(), rel=1e-5)
+    assert loss.item() == pytest.approx((nll + head.penalty(h)).item(), rel=1e-5)
+    plain = MixtureOfSoftmaxes(6, 20)
+    plain.load_state_dict(head.state_dict())
+    with_penalty, without = (
+        torch.autograd.grad(ChunkedLoss(m)(h, y), m.mixing.weight)[0] for m in (head, plain)
+    )
+    assert not torch.allclose(with_penalty, without)
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.functional, "linear_cross_entropy"), reason="needs torch 2.13")
+def test_torch_backend_equals_ours():
+    torch.manual_seed(0)
+    head, h, y = Factorized(16, 300, rank=8, bias=True), torch.randn(700, 16), torch.randint(300, (700,))
+    torch.nn.init.normal_(head.bias)
+    inputs = [h.requires_grad_(), *head.parameters()]
+    ours, theirs = (ChunkedLoss(head, backend=backend) for backend in ("own", "torch"))
+    assert torch.allclose(ours(h, y), theirs(h, y), rtol=1e-6)
+    pairs = zip(
+        torch.autograd.grad(ours(h, y), inputs), torch.autograd.grad(theirs(h, y), inputs), strict=True
+    )
+    for a, b in pairs:
+        assert (a - b).norm() <= 1e-5 * b.norm()
+    assert torch.allclose(ours.rows(h, y), theirs.rows(h, y), atol=1e-5)
+    with pytest.raises(InputError, match="one linear readout"):
+        ChunkedLoss(MixtureOfSoftmaxes(16, 300), backend="torch")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("z_loss", -1), ("label_smoothing", 1), ("label_smoothing", -0.1)]
+)
+def test_weights_out_of_range_are_refused(setting, value):
+    with pytest.raises(InputError, match=f"{setting} is {value}"):
+        ChunkedLoss(Linear(4, 10), **{setting: value})

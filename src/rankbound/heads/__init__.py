@@ -17,7 +17,10 @@ _FOUND: dict[str, type[Head]] = {
     name: value
     for module in pkgutil.iter_modules(__path__)
     for name, value in vars(import_module(f"{__name__}.{module.name}")).items()
-    if inspect.isclass(value) and issubclass(value, Head) and not inspect.isabstract(value)
+    if inspect.isclass(value)
+    and issubclass(value, Head)
+    and not inspect.isabstract(value)
+    and not name.startswith("_")
 }
 
 __all__ = ["ChunkedLoss", "Head", "all_heads"]  # and every name in all_heads()

@@ -6,6 +6,7 @@ Design decisions:
 - A head declares what it can express (`rank_bound`), what it can teach (`backward_rank_bound`,
   `state_backward_rank_bound`) and whether it can rank tokens as no linear head of its width can
   (`changes_ranking`); contract tests hold every declaration against random parameters in float64.
+- What those sizes cost is declared too (`parameter_count`, `flops_per_token`), by formula, and tested.
 - Probabilities are computed in float32 at least: a bfloat16 logit is good to 2-3 digits.
 - A head is one file in this folder; importing the package finds it.
 
@@ -31,10 +32,17 @@ class Head(nn.Module, ABC):
         vocab_size: number of tokens.
     """
 
-    #: False where the gradient that reaches the hidden state is cut on purpose.
+    #: False where the gradient that reaches the hidden state is cut on purpose; `declared_gradients` then
+    #: says to what.
     gradient_is_exact: ClassVar[bool] = True
-    #: False for strictly increasing, token-independent maps of linear logits.
-    changes_ranking: ClassVar[bool] = False
+    #: False where `nll` has shapes that depend on the data: torch.compile would compile each anew.
+    compiles: ClassVar[bool] = True
+    #: The size among the arguments, None by default, that may be solved for to match a budget without
+    #: changing what the head is for.
+    free_size: ClassVar[str | None] = None
+    #: False for strictly increasing, token-independent maps of linear logits; such a head has the method
+    #: `linear_logits`, (N, D) -> (N, V).
+    changes_ranking: bool = True
 
     def __init__(self, hidden_size: int, vocab_size: int) -> None:
         super().__init__()
@@ -49,10 +57,19 @@ class Head(nn.Module, ABC):
         """Negative log-likelihood of `target` (N,) int64, in nats: (N, D), (N,) -> (N,)."""
         return -self.log_prob(hidden).gather(1, target[:, None]).squeeze(1)
 
+    def nll_and_normalizers(self, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`nll`, and log sum exp of the logits of every softmax inside: (N, D), (N,) -> (N,), (N, K)."""
+        raise InputError(f"{type(self).__name__} does not tell its normalisers, so z_loss must be 0")
+
     @property
     @abstractmethod
     def rank_bound(self) -> int | None:
         """Largest rank of the (N, V) log-probability matrix over any states; None = min(N, V)."""
+
+    @property
+    def effective_rank_bound(self) -> int | None:
+        """The rank at a relative tolerance of 1e-3 where logits have a standard deviation of at most 3."""
+        return self.rank_bound
 
     @property
     def backward_rank_bound(self) -> int | None:
@@ -66,16 +83,42 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def matrices(self) -> dict[str, Tensor]:
-        """Matrices whose spectrum is recorded, each (V, D), by name."""
+        """Matrices whose spectrum is recorded by name: (V, D), or (V, E) from E features of the state."""
+
+    @property
+    @abstractmethod
+    def parameter_count(self) -> int:
+        """Trainable numbers, those of a tied matrix included."""
 
     @abstractmethod
     def flops_per_token(self) -> int:
-        """Floating-point operations of one forward pass; a multiply-add counts two."""
+        """Operations of `log_prob`'s matrix products for one row; a multiply-add counts two."""
 
     @property
     def logits_per_token(self) -> int:
         """How many logits `nll` holds for a row at once; decides how many rows fit a chunk."""
         return self.vocab_size
+
+    def penalty(self, hidden: Tensor) -> Tensor | None:
+        """What training adds to the mean loss of a batch of states (N, D), a scalar; None for nothing."""
+        return None
+
+    def statistics(self, hidden: Tensor) -> dict[str, Tensor]:
+        """Scalars worth recording on a probe's states (N, D), by name."""
+        return {}
+
+    def before_step(self, step: int) -> None:
+        """Called before each optimiser step, with the number of those done; for what follows the weights.
+
+        It must be a function of the weights and the step alone, so that a resumed run repeats it.
+        """
+
+    def declared_gradients(self, hidden: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Gradients of the summed `nll` where it is cut: `hidden` and every parameter by name.
+
+        Written from the definition, by other means than `nll`: a statement to hold `nll` against.
+        """
+        raise NotImplementedError
 
     def tie(self, weight: nn.Parameter) -> None:
         """Share the embedding's (V, D) matrix instead of a matrix of one's own."""

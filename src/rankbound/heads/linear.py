@@ -1,8 +1,7 @@
-"""The plain head and its low-rank form: one softmax over linear logits.
+"""The plain head and its low-rank form: features linear in the state.
 
 `Linear` is the head of nearly every language model; `Factorized` puts a narrower layer inside it
-(Godey et al. 2024, section 5, constrain the head's rank so). Both write log-probability matrices of
-rank at most width + 1: the +1 is the row normalisation, and a bias adds another constant column.
+(Godey et al. 2024, section 5, constrain the head's rank so).
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from rankbound.heads.base import Head, at_least_one, check_tied, normal_, widened
-from rankbound.heads.kernels import target_log_prob
+from rankbound.heads.base import at_least_one
+from rankbound.heads.softmax import LinearReadout
 
 
-class Linear(Head):
+class Linear(LinearReadout):
     """p = softmax(W h + b): rank at most hidden_size + 1, one more with a bias.
 
     Args:
@@ -24,45 +23,21 @@ class Linear(Head):
         bias: add a constant b to the logits.
     """
 
+    changes_ranking = False
+
     def __init__(self, hidden_size: int, vocab_size: int, bias: bool = False) -> None:
-        super().__init__(hidden_size, vocab_size)
-        self.weight = normal_(torch.empty(vocab_size, hidden_size), hidden_size)
-        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
+        super().__init__(hidden_size, vocab_size, hidden_size, bias)
+
+    def features(self, hidden: Tensor) -> Tensor:
+        return hidden
 
     def linear_logits(self, hidden: Tensor) -> Tensor:
         """(N, D) -> (N, V), in the dtype of the matrix product."""
-        return F.linear(hidden, self.weight, self.bias)
-
-    def log_prob(self, hidden: Tensor) -> Tensor:
-        return widened(self.linear_logits(hidden)).log_softmax(1)
-
-    def nll(self, hidden: Tensor, target: Tensor) -> Tensor:
-        return -target_log_prob(hidden, self.weight, target, self.bias)
-
-    @property
-    def rank_bound(self) -> int:
-        return min(self.vocab_size, self.hidden_size + 1 + (self.bias is not None))
-
-    @property
-    def backward_rank_bound(self) -> int:
-        return min(self.vocab_size, self.hidden_size + 1)
-
-    def matrices(self) -> dict[str, Tensor]:
-        return {"weight": self.weight}
-
-    def flops_per_token(self) -> int:
-        return 2 * self.vocab_size * self.hidden_size
-
-    def tie(self, weight: nn.Parameter) -> None:
-        check_tied(self, weight)
-        self.weight = weight
-
-    def extra_repr(self) -> str:
-        return "bias=True" if self.bias is not None else ""
+        return self.logits(hidden)
 
 
-class Factorized(Head):
-    """p = softmax(A B h + b), A (V, R), B (R, D): rank at most min(R, D) + 1.
+class Factorized(LinearReadout):
+    """p = softmax(A B h + b), A (V, R), B (R, D): rank at most min(R, D) + 1, one more with a bias.
 
     With rank >= hidden_size it expresses what `Linear` does by another parametrisation: the control
     for what factorising alone does to optimisation. The product's entries start with `Linear`'s variance.
@@ -74,42 +49,39 @@ class Factorized(Head):
         bias: add a constant b to the logits.
     """
 
+    changes_ranking = False
+    free_size = "rank"
+
     def __init__(self, hidden_size: int, vocab_size: int, rank: int = 16, bias: bool = False) -> None:
-        super().__init__(hidden_size, vocab_size)
-        self.rank = at_least_one("Factorized's rank", rank)
+        super().__init__(hidden_size, vocab_size, at_least_one("Factorized's rank", rank), bias)
+        self.rank = rank
         down = torch.empty(rank, hidden_size)
         self.down = nn.Parameter(nn.init.normal_(down, std=hidden_size**-0.5))
-        self.up = normal_(torch.empty(vocab_size, rank), rank)
-        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
+
+    def features(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.down)
+
+    @property
+    def feature_rank(self) -> int:
+        return min(self.rank, self.hidden_size)
 
     def linear_logits(self, hidden: Tensor) -> Tensor:
         """(N, D) -> (N, V), in the dtype of the matrix product."""
-        return F.linear(F.linear(hidden, self.down), self.up, self.bias)
-
-    def log_prob(self, hidden: Tensor) -> Tensor:
-        return widened(self.linear_logits(hidden)).log_softmax(1)
-
-    def nll(self, hidden: Tensor, target: Tensor) -> Tensor:
-        return -target_log_prob(F.linear(hidden, self.down), self.up, target, self.bias)
-
-    @property
-    def rank_bound(self) -> int:
-        width = min(self.rank, self.hidden_size)
-        return min(self.vocab_size, width + 1 + (self.bias is not None))
-
-    @property
-    def backward_rank_bound(self) -> int:
-        return min(self.vocab_size, min(self.rank, self.hidden_size) + 1)
-
-    @property
-    def state_backward_rank_bound(self) -> int:
-        return min(self.rank, super().state_backward_rank_bound)
+        return self.logits(hidden)
 
     def matrices(self) -> dict[str, Tensor]:
-        return {"product": self.up @ self.down}
+        return {"product": self.weight @ self.down}
+
+    @property
+    def parameter_count(self) -> int:
+        return super().parameter_count + self.rank * self.hidden_size
 
     def flops_per_token(self) -> int:
-        return 2 * self.rank * (self.vocab_size + self.hidden_size)
+        return super().flops_per_token() + 2 * self.rank * self.hidden_size
+
+    def tie(self, weight: nn.Parameter) -> None:
+        """Refused at every rank: A is read at the rank, not at the hidden size."""
+        super(LinearReadout, self).tie(weight)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}" + (", bias=True" if self.bias is not None else "")

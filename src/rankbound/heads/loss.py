@@ -4,6 +4,8 @@ Design decisions:
 - Rows are cut into chunks; a chunk's loss and all its gradients are computed at once, in the forward
   pass, and only the gradients are kept. So memory holds one chunk's logits, whatever N, V and K are.
 - It asks a head for `nll` alone: a new head needs no kernel of its own and may still write a faster one.
+- What training adds to the likelihood (z-loss, label smoothing, a head's penalty) is in the value that is
+  differentiated and not in the loss that is reported, which stays comparable between runs.
 - The head's gradients add up in the parameters' own dtype and the loss in float64, so neither depends
   on how many chunks a bfloat16 run makes.
 - `torch.compile` sees one chunk. Chunks are of equal length where N allows, so it sees one shape.
@@ -19,10 +21,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rankbound.errors import InputError
+from rankbound.heads.backends import Backend, row_nll
 from rankbound.heads.base import Head
 from rankbound.heads.kernels import compute_dtype
 
-RowLoss = Callable[[Tensor, Tensor], Tensor]
+#: What is differentiated and the likelihood alone, a row each: (N, D), (N,) -> (N,), (N,).
+RowLosses = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # Logits alive at once. On a CPU a chunk should stay in cache (4 M logits: 512 rows of a vocabulary of
 # 8,192); on a GPU it should be long enough to fill the chip.
@@ -37,38 +41,82 @@ class ChunkedLoss:
         compile: hand a chunk's loss to torch.compile where that is faster: everywhere but in float32 on
             a CPU, where the kernel's in-place operations are (`python bench/losses.py`).
         logit_budget: logits held at once; by default chosen by device.
+        z_loss: weight of the squared log-normaliser, its mean over a mixture's components, added to the
+            loss that is differentiated.
+        label_smoothing: share of the target that is spread over the whole vocabulary.
+        backend: whose implementation computes a plain linear head.
     """
 
-    def __init__(self, head: Head, compile: bool = False, logit_budget: int | None = None) -> None:
+    def __init__(
+        self,
+        head: Head,
+        compile: bool = False,
+        logit_budget: int | None = None,
+        z_loss: float = 0.0,
+        label_smoothing: float = 0.0,
+        backend: Backend = "own",
+    ) -> None:
         if logit_budget is not None and logit_budget < 1:
             raise InputError(f"logit_budget is {logit_budget}; it must be at least 1")
+        if not z_loss >= 0:
+            raise InputError(f"z_loss is {z_loss}; it must be at least 0")
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1")
         self.head = head
         self.logit_budget = logit_budget
-        self._compiled: RowLoss | None = torch.compile(head.nll, dynamic=False) if compile else None
+        self._logits_per_token = head.logits_per_token * (2 if label_smoothing else 1)
+        self._row_losses = row_losses(head, z_loss, label_smoothing, backend)
+        compile = compile and head.compiles and backend == "own"
+        self._compiled = torch.compile(self._row_losses, dynamic=False) if compile else None
 
     def __call__(self, hidden: Tensor, target: Tensor) -> Tensor:
-        """Mean loss in nats, with gradients: (N, D), (N,) -> (), float32 or float64."""
+        """The mean that training minimises, with gradients: (N, D), (N,) -> (), float32 or float64."""
+        return self.with_nll(hidden, target)[0]
+
+    def with_nll(self, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """As a call, and the mean negative log-likelihood in nats, without gradients."""
         parameters = [p for p in self.head.parameters() if p.requires_grad]
-        args = (self._nll(hidden), self._chunk_rows(hidden), hidden, target, *parameters)
-        mean: Tensor = _ChunkedMean.apply(*args)  # type: ignore[no-untyped-call]
-        return mean
+        args = (self._rows(hidden), self._chunk_rows(hidden), hidden, target, *parameters)
+        mean, nll = _ChunkedMean.apply(*args)  # type: ignore[no-untyped-call]
+        penalty = self.head.penalty(hidden)
+        return mean if penalty is None else mean + penalty, nll
 
     @torch.no_grad()
     def rows(self, hidden: Tensor, target: Tensor) -> Tensor:
-        """Loss of each row in nats, without gradients: (N, D), (N,) -> (N,)."""
+        """Negative log-likelihood of each row in nats, without gradients: (N, D), (N,) -> (N,)."""
         chunks = _chunks(hidden, target, self._chunk_rows(hidden))
-        nll = self._nll(hidden)
-        return torch.cat([nll(h, y) for h, y in chunks])
+        losses = self._rows(hidden)
+        return torch.cat([losses(h, y)[1] for h, y in chunks])
 
-    def _nll(self, hidden: Tensor) -> RowLoss:
+    def _rows(self, hidden: Tensor) -> RowLosses:
         wide_on_cpu = hidden.device.type == "cpu" and compute_dtype(hidden).itemsize >= 4
-        return self.head.nll if self._compiled is None or wide_on_cpu else self._compiled
+        return self._row_losses if self._compiled is None or wide_on_cpu else self._compiled
 
     def _chunk_rows(self, hidden: Tensor) -> int:
         budget = self.logit_budget or (CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS)
         rows = hidden.shape[0]
-        chunks = -(-rows * self.head.logits_per_token // budget)
+        chunks = -(-rows * self._logits_per_token // budget)
         return max(1, -(-rows // chunks))
+
+
+def row_losses(head: Head, z_loss: float, label_smoothing: float, backend: Backend) -> RowLosses:
+    """What a row adds to the loss, and its negative log-likelihood."""
+    nll_of = row_nll(head, backend)
+
+    def losses(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if z_loss:
+            nll, normalizers = head.nll_and_normalizers(hidden, target)
+        else:
+            nll = nll_of(hidden, target)
+        total = nll
+        if label_smoothing:
+            uniform = -head.log_prob(hidden).mean(1)  # of the whole distribution, not of its components
+            total = (1 - label_smoothing) * nll + label_smoothing * uniform
+        if z_loss:
+            total = total + z_loss * normalizers.square().mean(1)
+        return total, nll.detach()
+
+    return losses
 
 
 def _chunks(hidden: Tensor, target: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -78,28 +126,30 @@ def _chunks(hidden: Tensor, target: Tensor, rows: int) -> Iterator[tuple[Tensor,
 class _ChunkedMean(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, nll: RowLoss, rows: int, hidden: Tensor, target: Tensor, *parameters: Tensor
-    ) -> Tensor:
+        ctx: Any, losses: RowLosses, rows: int, hidden: Tensor, target: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
         d_hidden = torch.empty_like(hidden)
         d_parameters = [torch.zeros_like(p) for p in parameters]
-        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
         for i, (h, y) in enumerate(_chunks(hidden, target, rows)):
             with torch.enable_grad():
                 leaf = h.detach().requires_grad_()
-                losses = nll(leaf, y)
-                mean = losses.sum() / hidden.shape[0]
+                total, nll = losses(leaf, y)
+                mean = total.sum() / hidden.shape[0]
                 wanted = [leaf, *parameters]
                 gradients = torch.autograd.grad(mean, wanted, materialize_grads=True)
-            total += losses.detach().sum(dtype=torch.float64)
+            sums += torch.stack([total.detach().sum(dtype=torch.float64), nll.sum(dtype=torch.float64)])
             d_hidden[i * rows : (i + 1) * rows] = gradients[0]
             for sum_, gradient in zip(d_parameters, gradients[1:], strict=True):
                 sum_ += gradient
         ctx.save_for_backward(d_hidden, *d_parameters)
-        return (total / hidden.shape[0]).to(losses.dtype)
+        mean_total, mean_nll = (sums / hidden.shape[0]).to(nll.dtype)
+        ctx.mark_non_differentiable(mean_nll)
+        return mean_total, mean_nll
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, *d_parameters = ctx.saved_tensors
         scaled = [upstream * g for g in d_parameters]
         return None, None, (upstream * d_hidden).to(d_hidden.dtype), None, *scaled

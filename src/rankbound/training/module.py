@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rankbound.errors import InputError
 from rankbound.heads import ChunkedLoss, Head
+from rankbound.heads.backends import Backend
 from rankbound.heads.linear import Linear
 from rankbound.metrics import TokenLoss
 from rankbound.model import GPT
@@ -44,6 +45,9 @@ class Pretraining(L.LightningModule):
         gradient_clip: largest norm of the whole gradient; none if not given.
         compile: torch.compile for trunk and loss; `auto` where it pays and a compiler is found.
         logit_budget: logits that the loss holds at once; by default chosen by device.
+        z_loss: weight of the squared log-normaliser in what is minimised; not in the reported loss.
+        label_smoothing: share of the target spread over the vocabulary; not in the reported loss either.
+        loss_backend: whose loss of a plain linear head: this project's `own`, or `torch`'s.
         body: settings of `GPT`.
     """
 
@@ -61,6 +65,9 @@ class Pretraining(L.LightningModule):
         gradient_clip: float | None = 1.0,
         compile: CompileMode = "auto",
         logit_budget: int | None = None,
+        z_loss: float = 0.0,
+        label_smoothing: float = 0.0,
+        loss_backend: Backend = "own",
         **body: Any,
     ) -> None:
         super().__init__()
@@ -74,7 +81,12 @@ class Pretraining(L.LightningModule):
         self.schedule = schedule(total_steps)
         self.gradient_clip = gradient_clip
         self.compile_mode: CompileMode = compile
-        self.logit_budget = logit_budget
+        self.loss_settings: dict[str, Any] = {
+            "logit_budget": logit_budget,
+            "z_loss": z_loss,
+            "label_smoothing": label_smoothing,
+            "backend": loss_backend,
+        }
         self.step_losses: list[Tensor] = []
         self.gradient_norm: Tensor | None = None
         self._metric: TokenLoss | None = None
@@ -98,7 +110,7 @@ class Pretraining(L.LightningModule):
         trunk = self.model.body.trunk
         fast = {
             "_trunk": torch.compile(trunk, dynamic=False) if compiled else trunk,
-            "_loss": ChunkedLoss(self.model.head, compile=compiled, logit_budget=self.logit_budget),
+            "_loss": ChunkedLoss(self.model.head, compile=compiled, **self.loss_settings),
         }
         for name, path in fast.items():
             object.__setattr__(self, name, path)  # not a submodule: see the module's docstring
@@ -107,10 +119,13 @@ class Pretraining(L.LightningModule):
         """The head's input, by the fast path: (B, T) -> (B T, D)."""
         return self._trunk(self.model.body.embed(tokens)).flatten(0, 1)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.model.head.before_step(self.trainer.global_step)  # the same for every micro-batch of a step
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         tokens, targets = batch
-        loss = self._loss(self.hidden(tokens), targets.flatten())
-        self.step_losses.append(loss.detach())
+        loss, nll = self._loss.with_nll(self.hidden(tokens), targets.flatten())
+        self.step_losses.append(nll)
         return loss
 
     @torch.no_grad()

@@ -82,7 +82,10 @@ def measure(model: LanguageModel, probe: Tensor) -> tuple[dict[str, Tensor], dic
     }
     was_training = model.training
     model.eval()
-    for layer, states in model.body.layers(probe).items():
+    layers = model.body.layers(probe)
+    of_head = model.head.statistics(layers["head_input"].flatten(0, 1))
+    values |= {f"head/{name}": float(value) for name, value in of_head.items()}
+    for layer, states in layers.items():
         flat = states.flatten(0, 1)
         values[f"hidden/{layer}/anisotropy"] = float(anisotropy(flat))
         values[f"hidden/{layer}/norm"] = float(mean_norm(flat))

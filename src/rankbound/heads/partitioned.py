@@ -1,0 +1,107 @@
+"""A vocabulary in parts, each read from a facet of its own (after Chang & McCallum 2022).
+
+Part i is the tokens i, i + n, i + 2n, ...; they read from facet f_i(h). With nonlinear facets there are n
+times the features at the cost of one readout, so the rank grows to n hidden_size + 1. With linear facets
+the logits are linear in h again and the rank is `Linear`'s: the control for the facets' parameters.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from einops import einsum, rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from rankbound.errors import InputError
+from rankbound.heads.base import check_tied, normal_
+from rankbound.heads.contexts import projections
+from rankbound.heads.softmax import SoftmaxHead
+
+
+class _Facets(SoftmaxHead):
+    def __init__(self, hidden_size: int, vocab_size: int, parts: int = 4) -> None:
+        super().__init__(hidden_size, vocab_size)
+        if not 1 <= parts <= vocab_size:
+            raise InputError(
+                f"{type(self).__name__}'s parts is {parts}; it must be from 1 to vocab_size = {vocab_size}"
+            )
+        self.parts = parts
+        self.projection = nn.Parameter(projections(parts, hidden_size, hidden_size))
+        self.weight = normal_(torch.empty(vocab_size, hidden_size), hidden_size)
+
+    @abstractmethod
+    def facet(self, projected: Tensor) -> Tensor:
+        """f, entry by entry."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        stacked_PE_D = rearrange(self.projection, "p e d -> (p e) d")
+        facet_NPE = rearrange(self.facet(F.linear(hidden, stacked_PE_D)), "n (p e) -> n p e", p=self.parts)
+        rows = -(-self.vocab_size // self.parts)
+        padded = F.pad(self.weight, (0, 0, 0, rows * self.parts - self.vocab_size))
+        weight_VPE = rearrange(padded, "(v p) e -> v p e", p=self.parts)
+        logits_NVP = einsum(facet_NPE, weight_VPE, "n p e, v p e -> n v p")
+        logits: Tensor = rearrange(logits_NVP, "n v p -> n (v p)")[:, : self.vocab_size]
+        return logits
+
+    def matrices(self) -> dict[str, Tensor]:
+        """Each token's row times its part's projection: what is applied to the state, f taken as linear."""
+        part_V = torch.arange(self.vocab_size, device=self.weight.device) % self.parts
+        applied = torch.empty_like(self.weight)
+        for i, projection in enumerate(self.projection):
+            applied[part_V == i] = self.weight[part_V == i] @ projection
+        return {"product": applied}
+
+    @property
+    def parameter_count(self) -> int:
+        return self.hidden_size * (self.vocab_size + self.parts * self.hidden_size)
+
+    def flops_per_token(self) -> int:
+        return 2 * self.hidden_size * (self.vocab_size + self.parts * self.hidden_size)
+
+    @property
+    def logits_per_token(self) -> int:
+        return 2 * self.vocab_size
+
+    def tie(self, weight: nn.Parameter) -> None:
+        check_tied(self, weight)
+        self.weight = weight
+
+    def extra_repr(self) -> str:
+        return f"parts={self.parts}"
+
+
+class Partitioned(_Facets):
+    """p = softmax(z), z_v = w_v . gelu(P_i h), i = v mod n: rank at most sum_i min(D, tokens of i) + 1.
+
+    Args:
+        hidden_size: D, width of the states that come in.
+        vocab_size: V, number of tokens.
+        parts: n, number of facets; at most vocab_size.
+    """
+
+    def facet(self, projected: Tensor) -> Tensor:
+        return F.gelu(projected)
+
+    @property
+    def rank_bound(self) -> int:
+        sizes = [len(range(i, self.vocab_size, self.parts)) for i in range(self.parts)]
+        return min(self.vocab_size, sum(min(self.hidden_size, size) for size in sizes) + 1)
+
+
+class LinearlyPartitioned(_Facets):
+    """p = softmax(z), z_v = w_v . P_i h, i = v mod n: `Partitioned`'s parameters at `Linear`'s rank.
+
+    Args:
+        hidden_size: D, width of the states that come in.
+        vocab_size: V, number of tokens.
+        parts: n, number of facets; at most vocab_size.
+    """
+
+    def facet(self, projected: Tensor) -> Tensor:
+        return projected
+
+    @property
+    def rank_bound(self) -> int:
+        return min(self.vocab_size, self.hidden_size + 1)
