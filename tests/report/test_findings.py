@@ -1,9 +1,11 @@
 import pytest
+import yaml
 from scipy import stats
 
 from rankbound import load_run
 from rankbound.report.findings import best, budgets, cautions, seed_intervals, short, summary
 from rankbound.report.table import comparison
+from rankbound.runs import CONFIG
 
 MIXTURE = "MixtureOfSoftmaxes(components=4)"
 
@@ -100,6 +102,22 @@ def test_budgets_within_one_percent_are_matched(study):
     assert budgets(frame) == ""
     frame["parameters_total"] = [1000, 1012]
     assert "1.01 (width 32) times" in budgets(frame)
+
+
+def test_matched_budgets_are_told_with_the_size_that_was_solved(make_run):
+    paths = [make_run("plain"), make_run("equal", "Twin"), make_run("mixture", MIXTURE)]
+    solved = {"budget": "flops", "to": "Linear", "by": "intermediate_size", "value": 119}
+    as_given = {"budget": "parameters", "to": "Linear", "by": None, "value": None}
+    for path, matched in zip(paths[1:], (as_given, solved), strict=True):
+        config = yaml.safe_load((path / CONFIG).read_text())
+        config["derived"]["matched"] = matched | {"total": 1000, "reference": 1001}
+        (path / CONFIG).write_text(yaml.safe_dump(config))
+    text = "\n".join(cautions(frame_of(*paths)))
+    assert "Budgets matched within 1 %: " in text
+    assert f"{MIXTURE} at width 32 to Linear in forward FLOPs a token, by intermediate_size = 119" in text
+    assert "Twin at width 32 to Linear in parameters, as given" in text
+    assert "Parameter budgets are not matched" in text, "FLOPs alone were"
+    assert "Budgets matched" not in budgets(frame_of(paths[0]))
 
 
 def test_a_run_above_the_unigram_entropy_is_named(make_run):

@@ -111,6 +111,16 @@ def progress(run: Run) -> str:
     return f"step {last_step(run):,} of {setting(run, 'model.total_steps'):,}, not finished"
 
 
+def matched(run: Run) -> str:
+    """What the run's budget was matched to and by which size; empty where it was not."""
+    found = run.config.get("derived", {}).get("matched")
+    if not found:
+        return ""
+    budget = {"flops": "forward FLOPs a token"}.get(found["budget"], found["budget"])
+    by = "as given" if found["by"] is None else f"by {found['by']} = {found['value']}"
+    return f"to {found['to']} in {budget}, {by}"
+
+
 def learning_rates(run: Run) -> str:
     """Every learning rate among the settings, as text; empty where none is named so."""
     settings = flat(run.config)

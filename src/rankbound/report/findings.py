@@ -70,16 +70,8 @@ def cautions(frame: pd.DataFrame) -> list[str]:
 
 
 def budgets(frame: pd.DataFrame) -> str:
-    """Whether the runs of a width have as many parameters as each other, within 1 %."""
-    totals = frame.groupby("hidden_size")["parameters_total"]
-    ratio = totals.max() / totals.min()
-    unmatched = [f"{r:.2f} (width {w})" for w, r in ratio.items() if r > 1.01]
-    if not unmatched:
-        return ""
-    return (
-        f"Parameter budgets are not matched: the largest run has {listed(unmatched)} times the "
-        "parameters of the smallest of its width. Parameters alone may lower a loss."
-    )
+    """What was matched, and whether the runs of a width have equal parameters, within 1 %."""
+    return " ".join(filter(None, (_matched(frame), _unmatched(frame))))
 
 
 def short(count: float) -> str:
@@ -203,6 +195,24 @@ def _seeds(frame: pd.DataFrame) -> str:
     if seeds.max() == 1:
         return "One seed for each head and width: one seed cannot separate heads from luck."
     return "Some heads and widths have one seed only: there, one seed cannot separate heads from luck."
+
+
+def _matched(frame: pd.DataFrame) -> str:
+    runs = frame.loc[frame["matched"] != "", ["head", "hidden_size", "matched"]].drop_duplicates()
+    matches = [f"{head} at width {width} {how}" for head, width, how in runs.itertuples(index=False)]
+    return f"Budgets matched within 1 %: {'; '.join(matches)}." if matches else ""
+
+
+def _unmatched(frame: pd.DataFrame) -> str:
+    totals = frame.groupby("hidden_size")["parameters_total"]
+    ratio = totals.max() / totals.min()
+    unmatched = [f"{r:.2f} (width {w})" for w, r in ratio.items() if r > 1.01]
+    if not unmatched:
+        return ""
+    return (
+        f"Parameter budgets are not matched: the largest run has {listed(unmatched)} times the "
+        "parameters of the smallest of its width. Parameters alone may lower a loss."
+    )
 
 
 def _learning_rates(frame: pd.DataFrame) -> str:

@@ -58,6 +58,7 @@ def _row(run: Run) -> dict[str, object]:
         "corpus_sha256": facts.corpus(run),
         "vocab_size": int(facts.setting(run, "model.vocab_size")),
         "unigram_entropy": float(facts.setting(run, "derived.unigram_entropy")),
+        "matched": facts.matched(run),
         "learning_rates": facts.learning_rates(run),
     }
 

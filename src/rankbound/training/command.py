@@ -3,7 +3,8 @@
 Design decisions:
 - Every setting is a typed constructor argument; the classes are the configuration's schema.
 - Before anything is made, the settings are completed from the corpus (`model.vocab_size`,
-  `data.corpus_sha256`), so that the recorded config is the whole run and two that clash are named.
+  `data.corpus_sha256`), so that the recorded config is the whole run and two that clash are named; a size
+  solved to match a budget is recorded as an ordinary setting.
 - The order of callbacks is the order of a step's end: rows, record, evaluation, random state, checkpoint.
 - The run folder writes its own config: LightningCLI's would refuse to resume, or overwrite.
 """
@@ -27,6 +28,7 @@ from rankbound.training.checkpoint_io import AtomicCheckpointIO, check_intact
 from rankbound.training.checkpoints import Checkpoints
 from rankbound.training.checks import check_trainer, complete
 from rankbound.training.evaluate import Evaluate
+from rankbound.training.match_options import MATCH_OPTIONS, add_match_options, solve_match
 from rankbound.training.memory import keep_freed_memory
 from rankbound.training.module import Pretraining
 from rankbound.training.progress import ProgressBar
@@ -47,6 +49,7 @@ NOT_THE_RUN = (
     "tensorboard",
     "wandb",
     "derived",
+    *MATCH_OPTIONS,
     "verbose",
 )
 
@@ -102,6 +105,7 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="What the settings must work out to, as a recorded config.yaml says; checked.",
         )
+        add_match_options(parser)
 
     @property
     def settings(self) -> Any:
@@ -115,6 +119,7 @@ class TrainingCLI(LightningCLI):
         check_trainer(settings)
         if self.subcommand == "validate" and settings.ckpt_path is None:
             raise InputError("validate needs a checkpoint: name it with --ckpt_path RUN/last.ckpt")
+        solve_match(settings)
         settings.weights_only = True
         settings.run_dir = run_dir(settings)
         if settings.ckpt_path is not None:

@@ -51,7 +51,7 @@ class RunRecord(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._tokens_per_step = data.batch_size * data.window
         self._device = trainer.strategy.root_device
-        settings = self._settings | {"derived": derived(cast(Pretraining, pl_module), data)}
+        settings = self._settings | {"derived": derived(cast(Pretraining, pl_module), data, self._settings)}
         check_derived(self._settings.get("derived"), settings["derived"])
         if not trainer.is_global_zero:
             return

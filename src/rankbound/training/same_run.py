@@ -2,8 +2,8 @@
 
 - A resumed run is compared with the config recorded at its start. Settings of the machine (devices,
   loggers, where the corpus lies) may differ; the corpus's sha256 may not.
-- `derived` (parameters by part, rank bound) is written with the settings and checked when they are used
-  again: a config that no longer makes the same model says so.
+- `derived` (parameters by part, rank bound, what was matched) is written with the settings and checked when
+  they are used again: a config that no longer makes the same model says so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from rankbound import runs
 from rankbound.errors import InputError
+from rankbound.training.match import rechecked
 from rankbound.training.module import Pretraining
 
 #: Settings that say how a run is carried out, not what it is; they may differ when it is resumed.
@@ -23,16 +24,19 @@ MACHINE = {
 } | {("data", "micro_batch_size"), ("data", "num_workers"), ("data", "corpus")}
 
 
-def derived(module: Pretraining, data: Any) -> dict[str, Any]:
+def derived(module: Pretraining, data: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the settings work out to."""
     head = module.model.head
-    return {
+    worked_out = {
         "head": head.label(),
         "rank_bound": head.rank_bound,
         "parameters": module.model.parameter_counts(),
         "corpus_name": Path(data.corpus.path).name,
         "unigram_entropy": data.corpus.card.unigram_entropy,
     }
+    if solved := (settings.get("derived") or {}).get("matched"):
+        worked_out["matched"] = rechecked(solved, settings["model"], module.model, data.window)
+    return worked_out
 
 
 def check_derived(expected: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
