@@ -24,8 +24,8 @@ from rankbound.heads.kernels import target_log_prob
 class Adaptive(Head):
     """log p(v) = log p(cluster of v) + log softmax over the cluster's logits W_i P_i h.
 
-    Rank at most hidden_size + clusters + 1: a tail brings its normalisation, and no columns of its own that
-    are not linear in h.
+    Rank at most hidden_size + clusters + 2: the normalisations, all together and of each tail, and a bias
+    on the shared logits, which starts where every token is as likely as another.
 
     Args:
         hidden_size: D, width of the states that come in.
@@ -55,10 +55,14 @@ class Adaptive(Head):
                 f"Adaptive's div_value is {div_value:g}; for {len(chosen)} tails of hidden_size "
                 f"{hidden_size} it must be from 1 to {hidden_size ** (1 / len(chosen)):.2f}"
             )
-        self.softmax = nn.AdaptiveLogSoftmaxWithLoss(hidden_size, vocab_size, chosen, div_value)
+        self.softmax = nn.AdaptiveLogSoftmaxWithLoss(
+            hidden_size, vocab_size, chosen, div_value, head_bias=True
+        )
         for module in self.softmax.modules():
             if isinstance(module, nn.Linear):
                 normal_(module.weight.data, module.in_features)
+        shares = torch.tensor([1.0] * chosen[0] + [float(size) for _, size in self._tails()])
+        self.softmax.head.bias.data = shares.log()
 
     def log_prob(self, hidden: Tensor) -> Tensor:
         shared = widened(self.softmax.head(hidden)).log_softmax(1)
@@ -74,7 +78,7 @@ class Adaptive(Head):
         frequent, starts = self.softmax.shortlist_size, self.softmax.cutoffs[:-1]
         cluster = torch.bucketize(target, torch.tensor(starts, device=target.device), right=True)
         slot = torch.where(cluster == 0, target, frequent + cluster - 1)
-        log_prob = target_log_prob(hidden, self.softmax.head.weight, slot)
+        log_prob = target_log_prob(hidden, self.softmax.head.weight, slot, self.softmax.head.bias)
         tails: Any = self.softmax.tail
         for i, (narrow, wide) in enumerate(tails):
             rows = (cluster == i + 1).nonzero().squeeze(1)
@@ -86,7 +90,11 @@ class Adaptive(Head):
     def rank_bound(self) -> int:
         clusters = len(self.softmax.tail)
         linear = self.softmax.shortlist_size + sum(min(width, size) for width, size in self._tails())
-        return min(self.vocab_size, min(self.hidden_size, linear) + clusters + 1)
+        return min(self.vocab_size, min(self.hidden_size, linear) + clusters + 2)
+
+    @property
+    def backward_rank_bound(self) -> int:
+        return min(self.vocab_size, self.rank_bound - 1)
 
     def matrices(self) -> dict[str, Tensor]:
         """The shortlist's rows and the tails' products, in the vocabulary's order."""
@@ -97,7 +105,7 @@ class Adaptive(Head):
     @property
     def parameter_count(self) -> int:
         tails = self._tails()
-        shared = (self.softmax.shortlist_size + len(tails)) * self.hidden_size
+        shared = (self.softmax.shortlist_size + len(tails)) * (self.hidden_size + 1)
         return shared + sum(width * (self.hidden_size + size) for width, size in tails)
 
     def _tails(self) -> list[tuple[int, int]]:
@@ -110,7 +118,7 @@ class Adaptive(Head):
 
     def flops_per_token(self) -> int:
         """Of the whole distribution; `nll` computes the clusters that targets are in."""
-        return 2 * self.parameter_count
+        return 2 * (self.parameter_count - self.softmax.head.bias.numel())
 
     def extra_repr(self) -> str:
         return f"cutoffs={self.softmax.cutoffs[:-1]}"
