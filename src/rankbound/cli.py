@@ -47,11 +47,18 @@ def compare(args: list[str]) -> None:
     _call(compare, "compare", args, several="runs")
 
 
+def heads(args: list[str]) -> None:
+    """every head: formula, rank bounds beside measured ranks, cost"""
+    from rankbound.report.heads import heads
+
+    _call(heads, "heads", args)
+
+
 #: The system's words for a full disk.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (demo, prepare, fit, validate, compare)
+    command.__name__: command for command in (demo, prepare, fit, validate, compare, heads)
 }
 
 

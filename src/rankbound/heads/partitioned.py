@@ -99,8 +99,14 @@ class LinearlyPartitioned(_Facets):
         parts: n, number of facets; at most vocab_size.
     """
 
+    changes_ranking = False
+
     def facet(self, projected: Tensor) -> Tensor:
         return projected
+
+    def linear_logits(self, hidden: Tensor) -> Tensor:
+        """(N, D) -> (N, V), in the dtype of the matrix product."""
+        return self.logits(hidden)
 
     @property
     def rank_bound(self) -> int:

@@ -39,6 +39,11 @@ class Job:
     def name(self) -> str:
         return self.run_dir.name
 
+    @property
+    def log(self) -> Path:
+        """What the run printed; beside its folder, which must not exist before the run makes it."""
+        return self.run_dir.parent / f"{self.name}.log"
+
     def finished(self) -> bool:
         return (self.run_dir / runs.SUMMARY).is_file()
 
@@ -91,14 +96,14 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 def log_tail(job: Job, lines: int = 15) -> str:
     """The end of what a run printed."""
-    return "\n".join((job.run_dir.with_suffix(".log")).read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join(job.log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
     job.run_dir.parent.mkdir(parents=True, exist_ok=True)
     if job.run_dir.exists() and not (job.run_dir / runs.LAST_CHECKPOINT).exists():
         runs.remove_unsaved(job.run_dir)  # killed before its first checkpoint
-    log = job.run_dir.with_suffix(".log").open("ab")
+    log = job.log.open("ab")
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with log:
         return subprocess.Popen(
