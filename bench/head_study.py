@@ -4,7 +4,8 @@
     python bench/head_study.py                # about two hours of two cores; started again, it goes on
     python bench/head_study.py --report-only  # writes docs/results/heads.md again from what is finished
 
-- Each head's learning rate is the best of the same grid, by validation loss at a seed of its own.
+- Each head's learning rate is the best of the same grid, by validation loss at a seed of its own; where
+  that is the grid's end, the grid goes on by its factor of two.
 - Then every head trains at its rate with the seeds of the comparison. A seed sets the initial weights and
   the order of the data, so runs of one seed see the same batches and differences are paired.
 - Every model has as many parameters as the one with `Linear`: `fit --match parameters` solves a head's free
@@ -103,9 +104,20 @@ def main() -> None:
         for v in VARIANTS
         for rate in RATES
     }
-    if not options.report_only:
-        train(grid.values(), options.workers)
-    rates = best_rates(grid)
+    while True:
+        if not options.report_only:
+            train(grid.values(), options.workers)
+        rates = best_rates(grid)
+        beyond = {
+            (v, rate): v.run(options.output, options.corpus, rate, TUNING_SEED)
+            for v in VARIANTS
+            for rate in next_rates(rates.get(v.name), [rate for tried, rate in grid if tried == v])
+        }
+        if options.report_only:
+            beyond = {key: job for key, job in beyond.items() if job.finished()}
+        if not beyond:
+            break
+        grid |= beyond
     jobs = {
         (v, seed): v.run(options.output, options.corpus, rates[v.name], seed)
         for seed in (*SEEDS, *MORE_SEEDS)
@@ -137,6 +149,13 @@ def best_rates(grid: dict[tuple[Variant, float], Job]) -> dict[str, float]:
         if all(job.finished() for job in row.values()):
             found[variant.name] = min(row, key=lambda rate: loss(load_run(row[rate].run_dir)))
     return found
+
+
+def next_rates(best: float | None, tried: list[float]) -> list[float]:
+    """One more rate where the best is at an end of those tried."""
+    if best == max(tried):
+        return [2 * best]
+    return [best / 2] if best == min(tried) else []
 
 
 def loss(run: Run) -> float:

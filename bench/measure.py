@@ -93,6 +93,8 @@ def megabytes(size: float) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
-def verdict(what: str, found: float, bar: float) -> str:
-    """One line that says whether a bar holds."""
-    return f"{'holds' if found >= bar else 'FAILS'}: {what}: {found:.2f}, the bar is {bar:g}"
+def verdict(what: str, found: float, bar: float, at_most: bool = False) -> str:
+    """One line that says whether a bar holds: at least so much, or at most."""
+    holds = found <= bar if at_most else found >= bar
+    side = "at most" if at_most else "at least"
+    return f"{'holds' if holds else 'FAILS'}: {what}: {found:.2f}, the bar is {side} {bar:g}"

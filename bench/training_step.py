@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 
 from measure import machine, megabytes, peer, table, turn, verdict
-from peers import litgpt_env
+from peers import environment
 from peers.contest import OPTIMIZER, Contest, Entry, product_operations, sizes
 from quiet import Quiet
 
@@ -42,7 +42,7 @@ def main() -> None:
     results: Results = defaultdict(list)
     peaks: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        contest = Contest(options, Path(folder), litgpt_env.python())
+        contest = Contest(options, Path(folder), environment.python("litgpt"))
         print(f"each setting, {options.first_steps} steps:", file=sys.stderr, flush=True)
         finalists = contest.finalists(quiet)
         print(f"{options.rounds} rounds, {options.steps} steps:", file=sys.stderr, flush=True)

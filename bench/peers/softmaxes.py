@@ -1,50 +1,50 @@
-"""One head's loss, forward and backward, in a process of its own: time, peak memory, error.
+"""One head's loss, forward and backward, in a process of its own: time, memory, error.
 
     python bench/peers/softmaxes.py '{"head": "MixtureOfSoftmaxes", "way": "naive", ...}'
 
 Ways: `ours` is `ChunkedLoss`; `naive` is the formula as it stands, every log-probability of every row at
-once; `inputs` only holds the inputs, and what torch.compile needs to run at all where it is asked for, so
-that another way's peak less this one's is the loss's own; `reference` is the naive formula in float64, some
-rows at a time, written to a file that the others are compared with. Prints one line of JSON.
+once; `torch` and `cross_entropy` are PyTorch's for a plain linear head. The first process of a head
+writes the naive formula's results in float64 to a file that all of them are compared with. Prints one line
+of JSON.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from loop import autocast, now, peak_bytes
+from cost import cost
+from loop import autocast
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from rankbound import heads
 
 REFERENCE_ROWS = 256
+TINY = 1e-30
+
+#: Mean loss: states (N, D), targets (N,) -> ().
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def main(task: dict[str, Any]) -> dict[str, float]:
     device = torch.device(task["device"])
     head, hidden, target = inputs(task, device)
-    if task["way"] == "inputs":
-        if task["compiled"]:
-            torch.compile(lambda x: (x @ x.T).exp().sum())(torch.ones(2, 2, device=device))
-        return {"peak_bytes": peak_bytes(device)}
-    if task["way"] == "reference":
-        torch.save(reference(head.double(), hidden, target), task["reference"])
-        return {}
-    loss_of = naive(head) if task["way"] == "naive" else ours(head, task["compiled"])
-    loss = forward_backward(task, head, hidden, target, loss_of)  # compiles
-    seconds = []
-    for _ in range(task["repetitions"]):
-        start = now(device)
-        loss = forward_backward(task, head, hidden, target, loss_of)
-        seconds.append(now(device) - start)
-    result = {"seconds": min(seconds), "peak_bytes": peak_bytes(device)}
-    return result | errors(
-        loss, gradients(head, hidden), torch.load(task["reference"], map_location=device)
-    )
+    loss_of = WAYS[task["way"]](head, task)
+
+    def work() -> None:
+        forward_backward(task, loss_of, hidden, target)
+        drop_gradients(head, hidden)
+
+    result = cost(work, device, task["seconds"])
+    loss = forward_backward(task, loss_of, hidden, target)
+    found = gradients(head, hidden) | {"loss": loss}
+    return result | errors(found, reference(Path(task["reference"]), head, hidden, target))
 
 
 def inputs(task: dict[str, Any], device: torch.device) -> tuple[heads.Head, Tensor, Tensor]:
@@ -56,57 +56,84 @@ def inputs(task: dict[str, Any], device: torch.device) -> tuple[heads.Head, Tens
     return head.to(device), hidden.to(device).requires_grad_(), target.to(device)
 
 
-def naive(head: heads.Head) -> Callable[[Tensor, Tensor], Tensor]:
-    """Mean loss by all log-probabilities (N, V), a mixture's by those of each component (N, K, V)."""
-    return lambda hidden, target: torch.nn.functional.nll_loss(head.log_prob(hidden), target)
-
-
-def ours(head: heads.Head, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """`ChunkedLoss`; compiled in float32 too, which on a CPU it declines of itself."""
-    if compiled:
+def ours(head: heads.Head, task: dict[str, Any]) -> Loss:
+    """`ChunkedLoss`, compiled where it chooses to be (`auto`), or in float32 on a CPU too (`always`)."""
+    if task["compile"] == "always" and head.compiles:
         head.nll = torch.compile(head.nll, dynamic=False)
-    return heads.ChunkedLoss(head)
+        return heads.ChunkedLoss(head)
+    return heads.ChunkedLoss(head, compile=task["compile"] == "auto")
 
 
-def forward_backward(
-    task: dict[str, Any],
-    head: heads.Head,
-    hidden: Tensor,
-    target: Tensor,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    head.zero_grad()
-    hidden.grad = None
+def naive(head: heads.Head, task: dict[str, Any]) -> Loss:
+    """All log-probabilities (N, V), a mixture's by those of each component (N, K, V)."""
+    return lambda hidden, target: F.nll_loss(head.log_prob(hidden), target)
+
+
+def torch_chunked(head: heads.Head, task: dict[str, Any]) -> Loss:
+    """PyTorch's `linear_cross_entropy` in chunks; it knows no autocast, and its own mean is in bfloat16."""
+    dtype = torch.bfloat16 if task["precision"] == "bf16" else torch.float32
+    options = torch.nn.LinearCrossEntropyOptions()
+
+    def loss(hidden: Tensor, target: Tensor) -> Tensor:
+        weight = head.weight.to(dtype)
+        rows = F.linear_cross_entropy(hidden.to(dtype), weight, target, reduction="none", options=options)
+        return rows.float().mean()
+
+    return loss
+
+
+def cross_entropy(head: heads.Head, task: dict[str, Any]) -> Loss:
+    """Logits, then PyTorch's cross entropy, compiled together."""
+
+    def loss(hidden: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(hidden, head.weight), target)
+
+    return torch.compile(loss, dynamic=False)
+
+
+WAYS = {"ours": ours, "naive": naive, "torch": torch_chunked, "cross_entropy": cross_entropy}
+
+
+def forward_backward(task: dict[str, Any], loss_of: Loss, hidden: Tensor, target: Tensor) -> Tensor:
     with autocast(hidden.device, task["precision"]):
         loss = loss_of(hidden, target)
     loss.backward()
     return loss.detach()
 
 
+def drop_gradients(head: heads.Head, hidden: Tensor) -> None:
+    head.zero_grad()
+    hidden.grad = None
+
+
 def gradients(head: heads.Head, hidden: Tensor) -> dict[str, Tensor]:
     return {"hidden": hidden.grad} | {name: p.grad for name, p in head.named_parameters()}
 
 
-def reference(head: heads.Head, hidden: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Loss and gradients in float64."""
+def reference(path: Path, head: heads.Head, hidden: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Loss and gradients of the naive formula in float64, some rows at a time; from `path` if it exists."""
+    if path.exists():
+        return torch.load(path, map_location=hidden.device)
+    drop_gradients(head, hidden)
+    exact = copy.deepcopy(head).double()
     wide = hidden.detach().double().requires_grad_()
     total = torch.zeros((), dtype=torch.float64, device=hidden.device)
     for rows, targets in zip(wide.split(REFERENCE_ROWS), target.split(REFERENCE_ROWS), strict=True):
-        part = naive(head)(rows, targets) * (len(rows) / len(wide))
+        part = naive(exact, {})(rows, targets) * (len(rows) / len(wide))
         part.backward()
         total += part.detach()
-    return {"loss": total} | gradients(head, wide)
+    found = gradients(exact, wide) | {"loss": total}
+    torch.save(found, path)
+    return found
 
 
-def errors(loss: Tensor, found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
     """Relative error of the loss, and of the gradient it is largest for (in the 2-norm)."""
-    relative = [
-        float((found[name].double() - expected[name]).norm() / expected[name].norm()) for name in found
-    ]
-    return {
-        "loss_error": abs(float(loss) - float(expected["loss"])) / float(expected["loss"]),
-        "gradient_error": max(relative),
-    }
+    relative = {}
+    for name, exact in expected.items():
+        size = exact.norm().clamp(min=TINY)  # a layer behind one that starts at zero has no gradient yet
+        relative[name] = float((found[name].double() - exact).norm() / size)
+    return {"loss_error": relative.pop("loss"), "gradient_error": max(relative.values())}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,228 @@
+"""docs/results/heads.md and the scores in docs/heads.md, from the runs of bench/head_study.py.
+
+Losses follow an additive model, loss = head + seed + noise: runs of one seed share batches and the seed's
+luck, so heads are compared within seeds. The noise is pooled over all heads: that is what makes three seeds
+enough for an interval, and rests on its being alike for all; its size is printed. p-values are of two-sided
+t tests, those of one table together adjusted by Holm's method.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from measure import machine, table
+from rankbound.runs import Run
+
+HEADS_PAGE = Path("docs/heads.md")
+BLOCK = re.compile(r"(<!-- python bench/head_study.py -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+
+#: What a difference of two rows says, each the first less the second.
+CONTRASTS = (
+    ("factorized-16", "linear", "rank taken away: read and taught at 16"),
+    ("forward-16", "linear", "read at rank 16, taught in full"),
+    ("taught-16", "linear", "read in full, taught by a head of rank 16"),
+    ("backward-16", "linear", "read in full, the residual taught through 16 directions"),
+    ("forward-16", "factorized-16", "what teaching in full is worth to a rank-16 head"),
+    ("taught-16", "factorized-16", "what reading in full is worth to a trunk taught at rank 16"),
+    ("factorized-64", "linear", "factorising alone, at the same rank"),
+    ("linear-bias", "linear", "a bias"),
+    ("linear-tied", "linear", "tying, at equal parameters"),
+    ("softmaxes-4", "contexts-4", "rank without bound, parameters and gates equal"),
+    ("softmaxes-4-tanh", "softmaxes-4", "the published tanh"),
+    ("expanded-96", "residual-mlp", "rank by width against a layer without rank"),
+    ("partitioned-4", "linearly-partitioned-4", "nonlinear facets: rank at one readout's cost"),
+    ("softcap-30", "linear", "formal rank alone"),
+    ("sigsoftmax", "linear", "rank without ranking"),
+    ("piecewise-32", "linear", "rank without ranking, learned"),
+)
+
+Key = tuple[str, Any]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Least squares of loss = head + seed + noise."""
+
+    names: list[str]
+    effects: np.ndarray
+    covariance: np.ndarray  # of the heads' effects, in units of the noise's variance
+    noise: float
+    freedom: int
+
+    def difference(self, a: str, b: str) -> tuple[float, float, float]:
+        """a less b in nats, half-width of its 95 % interval, p-value."""
+        contrast = np.zeros(len(self.names))
+        contrast[self.names.index(a)] += 1
+        contrast[self.names.index(b)] -= 1
+        error = self.noise * float(np.sqrt(contrast @ self.covariance @ contrast))
+        value = float(contrast @ self.effects)
+        p = 2 * stats.t.sf(abs(value) / error, self.freedom)
+        return value, float(stats.t.ppf(0.975, self.freedom)) * error, float(p)
+
+
+def fit(losses: Mapping[Key, float]) -> Fit:
+    """Effects of heads at the mean of the seeds, from (name, seed) -> loss."""
+    names = list(dict.fromkeys(name for name, _ in losses))
+    seeds = sorted({seed for _, seed in losses})
+    design = np.zeros((len(losses), len(names) + len(seeds) - 1))
+    for row, (name, seed) in zip(design, losses, strict=True):
+        row[names.index(name)] = 1
+        if (s := seeds.index(seed)) < len(seeds) - 1:
+            row[len(names) + s] = 1
+        else:
+            row[len(names) :] = -1  # seeds' effects sum to zero
+    values = np.array(list(losses.values()))
+    solution, *_ = np.linalg.lstsq(design, values, rcond=None)
+    freedom = len(losses) - np.linalg.matrix_rank(design)
+    noise = float(np.sqrt(((values - design @ solution) ** 2).sum() / freedom))
+    covariance = np.linalg.pinv(design.T @ design)[: len(names), : len(names)]
+    return Fit(names, solution[: len(names)], covariance, noise, int(freedom))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values in the order given."""
+    order = np.argsort(p_values)
+    adjusted, largest = np.empty(len(p_values)), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return list(adjusted)
+
+
+def write(
+    runs: Mapping[Key, Run], tried: Mapping[Key, Run], rates: Mapping[str, float], page: Path
+) -> None:
+    """Write the page and the scores' block, from runs by (name, seed) and by (name, rate)."""
+    losses = {key: float(run.summary["valid/loss"]) for key, run in runs.items()}
+    fitted = fit(losses)
+    scores = score_table(fitted, runs, losses, rates)
+    parts = (
+        opening(runs, losses, fitted),
+        "## Scores",
+        scores,
+        "## Contrasts",
+        contrast_table(fitted),
+        "## Learning rates",
+        "Validation loss of the tuning seed; the best is what the head trained with. The grid is the same "
+        "for every head, and goes on by the same factor where the best was at an end.",
+        grid_table(tried, rates),
+        "## What was recorded at the end",
+        "Means over seeds. Effective rank is of the head's matrix (a mixture: mean over components), "
+        "anisotropy of the head's input; entropies in nats, of a mixture's mean weights (all used alike: "
+        "the logarithm of their number) and of its weights at one state, the mean.",
+        record_table(fitted.names, runs),
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n\n".join(parts) + "\n")
+    HEADS_PAGE.write_text(BLOCK.sub(rf"\g<1>{scores}\n\g<2>", HEADS_PAGE.read_text()))
+    print("\n\n".join(parts))
+
+
+def opening(runs: Mapping[Key, Run], losses: Mapping[Key, float], fitted: Fit) -> str:
+    run = next(iter(runs.values()))
+    model, data, derived = (run.config[part] for part in ("model", "data", "derived"))
+    hours = sum(r.summary["seconds"] for r in runs.values()) / 3600
+    seeds = sorted({seed for _, seed in losses})
+    tokens, precision = run.summary["tokens"], run.config["trainer"]["precision"]
+    entropy = derived["unigram_entropy"]
+    return f"""# All heads, one width, matched parameters
+
+    rankbound prepare --vocab_size {model["vocab_size"]}
+    python bench/head_study.py
+
+{machine()}. {len(runs)} scored runs, {hours:.1f} hours of one core in all, beside the grid's.
+
+- State of the Union addresses, vocabulary {model["vocab_size"]:,}, unigram entropy {entropy:.3f} nats.
+- Width {model["hidden_size"]}, {model["num_hidden_layers"]} layers, {precision}, {tokens:,} tokens a run
+  ({model["total_steps"]} steps of {data["batch_size"]} windows of {data["window"]}), less than one epoch.
+- Loss in nats a token on the whole valid split, at the end. Seeds {", ".join(map(str, seeds))} set initial
+  weights and the order of the data; the rates were tuned with another.
+- Parameters equal `Linear`'s total within 1 %, by the size in the second column. It takes from the body or
+  gives to it, so a row says what a head is worth at its price. FLOPs are not matched.
+- Noise left after head and seed: standard deviation {fitted.noise:.4f} nats, {fitted.freedom} degrees of
+  freedom, pooled over all heads. Intervals are 95 % t intervals, of differences within seeds.
+- Small models, one corpus, few tokens: what holds here need not hold where models saturate."""
+
+
+def score_table(
+    fitted: Fit, runs: Mapping[Key, Run], losses: Mapping[Key, float], rates: Mapping[str, float]
+) -> str:
+    rows = []
+    for name in sorted(fitted.names, key=lambda n: fitted.effects[fitted.names.index(n)]):
+        own = [run for (n, _), run in runs.items() if n == name]
+        derived = own[0].config["derived"]
+        value, half, _ = fitted.difference(name, "linear")
+        rows.append(
+            (
+                f"{name}: `{derived['head']}`",
+                _matched(own[0]),
+                f"{derived['parameters']['total']:,}",
+                "none" if derived["rank_bound"] is None else str(derived["rank_bound"]),
+                f"{rates[name]:g}",
+                str(len(own)),
+                f"{fitted.effects[fitted.names.index(name)]:.4f}",
+                "" if name == "linear" else f"{value:+.4f} ± {half:.4f}",
+            )
+        )
+    header = ("head", "solved size", "parameters", "rank bound", "rate", "seeds", "loss", "less Linear")
+    return table(header, rows)
+
+
+def contrast_table(fitted: Fit) -> str:
+    known = [c for c in CONTRASTS if c[0] in fitted.names and c[1] in fitted.names]
+    found = [fitted.difference(a, b) for a, b, _ in known]
+    adjusted = holm([p for *_, p in found])
+    rows = [
+        (f"{a} - {b}", f"{value:+.4f} ± {half:.4f}", f"{p:.2g}", _reading(value, p), says)
+        for (a, b, says), (value, half, _), p in zip(known, found, adjusted, strict=True)
+    ]
+    return table(("difference", "nats", "adjusted p", "reads", "of"), rows)
+
+
+def _reading(value: float, p: float) -> str:
+    if p >= 0.05:
+        return "could not tell"
+    return "lower" if value < 0 else "higher"
+
+
+def grid_table(tried: Mapping[Key, Run], rates: Mapping[str, float]) -> str:
+    columns = sorted({rate for _, rate in tried})
+    rows = []
+    for name in dict.fromkeys(name for name, _ in tried):
+        cells = []
+        for rate in columns:
+            run = tried.get((name, rate))
+            text = "" if run is None else f"{run.summary['valid/loss']:.4f}"
+            cells.append(f"**{text}**" if rates.get(name) == rate else text)
+        rows.append((name, *cells))
+    return table(("head", *(f"{rate:g}" for rate in columns)), rows)
+
+
+def record_table(names: Sequence[str], runs: Mapping[Key, Run]) -> str:
+    rows = []
+    for name in names:
+        summaries = [run.summary for (n, _), run in runs.items() if n == name]
+
+        def mean(pattern: str, summaries: Sequence[Mapping[str, Any]] = summaries) -> str:
+            found = [v for s in summaries for k, v in s.items() if re.fullmatch(pattern, k)]
+            return f"{np.mean(found):.2f}" if found else ""
+
+        patterns = ("head/.+/effective_rank", "hidden/head_input/anisotropy")
+        entropies = ("head/usage_entropy", "head/mixing_entropy")
+        rows.append((name, *map(mean, patterns), *map(mean, entropies)))
+    header = ("head", "effective rank", "anisotropy", "usage entropy", "mixing entropy")
+    return table(header, rows)
+
+
+def _matched(run: Run) -> str:
+    found = run.config["derived"].get("matched")
+    if found is None:
+        return f"intermediate_size = {run.config['model']['intermediate_size']}, given"
+    return "" if found["by"] is None else f"{found['by']} = {found['value']}"
