@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rankbound.errors import InputError
@@ -33,8 +33,11 @@ RowLosses = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 CPU_LOGITS, GPU_LOGITS = 4 * 2**20, 128 * 2**20
 
 
-class ChunkedLoss:
+class ChunkedLoss(nn.Module):
     """Mean negative log-likelihood of a head over many rows, in chunks.
+
+    A module, so that what wraps modules (FSDP, activation checkpointing) can wrap it: the head's parameters
+    are read where it is called.
 
     Args:
         head: any `Head`.
@@ -56,6 +59,7 @@ class ChunkedLoss:
         label_smoothing: float = 0.0,
         backend: Backend = "own",
     ) -> None:
+        super().__init__()
         if logit_budget is not None and logit_budget < 1:
             raise InputError(f"logit_budget is {logit_budget}; it must be at least 1")
         if not z_loss >= 0:
@@ -69,12 +73,12 @@ class ChunkedLoss:
         compile = compile and head.compiles and backend == "own"
         self._compiled = torch.compile(self._row_losses, dynamic=False) if compile else None
 
-    def __call__(self, hidden: Tensor, target: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, target: Tensor) -> Tensor:
         """The mean that training minimises, with gradients: (N, D), (N,) -> (), float32 or float64."""
         return self.with_nll(hidden, target)[0]
 
     def with_nll(self, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """As a call, and the mean negative log-likelihood in nats, without gradients."""
+        """As `forward`, and the mean negative log-likelihood in nats, without gradients."""
         parameters = [p for p in self.head.parameters() if p.requires_grad]
         args = (self._rows(hidden), self._chunk_rows(hidden), hidden, target, *parameters)
         mean, nll = _ChunkedMean.apply(*args)  # type: ignore[no-untyped-call]
