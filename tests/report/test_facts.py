@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 import yaml
 
@@ -65,3 +66,17 @@ def test_a_missing_setting_is_named(make_run):
 def test_a_class_with_arguments_is_one_setting():
     settings = {"model": {"head": {"class_path": "a.b.Cap", "init_args": {"cap": 30.0}}, "bias": None}}
     assert facts.flat(settings) == {"model.head": "Cap(cap=30.0)", "model.bias": "null"}
+
+
+def test_a_head_with_other_matrices_is_shown_by_the_one_that_reads():
+    assert facts.shown_matrices(["reads", "teaches", "reads", "teaches"]) == ["reads"]
+    assert facts.shown_matrices(["component_0", "component_1"]) == ["component_0", "component_1"]
+    assert facts.shown_matrices([]) == []
+
+
+def test_the_series_of_a_head_with_two_matrices_is_that_of_the_first(make_run):
+    path = make_run("two", "Linear")
+    before = facts.head_series(load_run(path), "effective_rank")
+    with (path / "metrics.csv").open("a") as file:
+        file.writelines(f"{step},0,head/teaches/effective_rank,3.0\n" for step in before.index)
+    pd.testing.assert_series_equal(facts.head_series(load_run(path), "effective_rank"), before)

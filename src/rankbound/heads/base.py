@@ -83,7 +83,10 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def matrices(self) -> dict[str, Tensor]:
-        """Matrices whose spectrum is recorded by name: (V, D), or (V, E) from E features of the state."""
+        """Matrices whose spectrum is recorded by name: (V, D), or (V, E) from E features of the state.
+
+        A mixture names its own `component_K`; of others the first, the one that reads, is what tables show.
+        """
 
     @property
     @abstractmethod

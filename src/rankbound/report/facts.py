@@ -3,7 +3,8 @@
 Design decisions:
 - A value is the summary's where the run finished, else the last one recorded: a killed run compares
   too, and says how far it came.
-- A mixture has one matrix a component; its spectral scalars are means over the components.
+- A mixture has one matrix a component; its spectral scalars are means over the components. A head that
+  records other matrices beside the one that reads is shown by that one.
 - A cell is a configuration without its seed: runs of a cell differ by luck, cells by design.
 - A file's place is no setting: two runs in different folders still share a cell.
 """
@@ -75,9 +76,16 @@ def final(run: Run, name: str) -> float:
     return float(series.iloc[-1]) if len(series) else math.nan
 
 
+def shown_matrices(names: Sequence[str]) -> list[str]:
+    """All components of a mixture; of another head the first matrix, the one that reads the state."""
+    found = list(dict.fromkeys(names))
+    return found if all(name.startswith("component_") for name in found) else found[:1]
+
+
 def head_series(run: Run, scalar: str) -> pd.Series[float]:
-    """A spectral scalar of the head over steps, the mean over its matrices; empty without any."""
-    rows = run.metrics[run.metrics["name"].str.fullmatch(f"head/.+/{scalar}")]
+    """A spectral scalar of the head over steps, the mean over a mixture's components; empty without any."""
+    matrix = run.metrics["name"].str.extract(f"^head/(.+)/{scalar}$")[0]
+    rows = run.metrics[matrix.isin(shown_matrices(matrix.dropna().tolist()))]
     complete = rows.groupby("step").size() == rows["name"].nunique()  # a kill can split a step
     matrices = rows.pivot(index="step", columns="name", values="value")
     return matrices[complete].mean(axis=1, skipna=False)

@@ -80,9 +80,10 @@ def _panel(axes: Axes, run: Run, colours: ScalarMappable) -> float:
 
 
 def _by_step(run: Run) -> dict[int, NDArray[np.float64]]:
-    """Sorted singular values at each step, the mean over matrices of the first one's size."""
+    """Sorted singular values at each step, the mean over a mixture's components."""
     found: dict[int, NDArray[np.float64]] = {}
-    for step, rows in run.spectra.groupby("step"):
+    shown = run.spectra[run.spectra["matrix"].isin(facts.shown_matrices(run.spectra["matrix"].tolist()))]
+    for step, rows in shown.groupby("step"):
         lists = rows["values"].tolist()
         found[int(str(step))] = np.mean([v for v in lists if len(v) == len(lists[0])], axis=0)
     return found
