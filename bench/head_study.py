@@ -8,8 +8,9 @@
   that is the grid's end, the grid goes on by its factor of two.
 - Then every head trains at its rate with the seeds of the comparison. A seed sets the initial weights and
   the order of the data, so runs of one seed see the same batches and differences are paired.
-- Every model has as many parameters as the one with `Linear`: `fit --match parameters` solves a head's free
-  size, or the feed-forward width.
+- Every model has as many parameters as the one with `Linear`: `fit --match parameters` solves a head's
+  free size, or the feed-forward width. Those that separate reading from teaching share `Linear`'s body
+  instead.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ SETTINGS: dict[str, Any] = {
     "checkpoints.keep_last": 1,
     "match": "parameters",
 }
+SAME_BODY = {"match": "none"}  # as `Linear`'s
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,11 @@ VARIANTS = [
     Variant("linearly-partitioned-4", "LinearlyPartitioned", {"parts": 4}),
     Variant("adaptive", "Adaptive"),
     Variant("backward-16", "BackwardFactorized", {"rank": 16}),
-    Variant("forward-16", "ForwardFactorized", {"rank": 16}),
-    Variant("taught-16", "TaughtFactorized", {"rank": 16}),
+    # What a head cannot express against what it cannot teach is asked of one body: a second head that is
+    # there for training alone must not be paid for by the trunk.
+    Variant("factorized-16-same-body", "Factorized", {"rank": 16}, model=SAME_BODY),
+    Variant("forward-16", "ForwardFactorized", {"rank": 16}, model=SAME_BODY),
+    Variant("taught-16", "TaughtFactorized", {"rank": 16}, model=SAME_BODY),
 ]
 
 

@@ -14,7 +14,7 @@ from rankbound.heads.mixtape import Mixtape
 from rankbound.heads.mixture import MixtureOfContexts, MixtureOfSoftmaxes
 from rankbound.heads.partitioned import Partitioned
 from rankbound.heads.pointwise import PiecewiseLinear, SigSoftmax, SoftCap
-from rankbound.heads.taught import BackwardFactorized, ForwardFactorized
+from rankbound.heads.taught import BackwardFactorized, ForwardFactorized, TaughtFactorized
 
 
 def test_mixture_with_one_linear_component_is_the_linear_head_of_its_product():
@@ -34,7 +34,9 @@ def test_mixture_equals_the_mixed_probabilities_of_the_paper():
     pi = scipy.special.softmax(h.numpy() @ numpy["mixing.weight"].T, axis=1)
     p = np.zeros((4, 20))
     for k in range(3):
-        context = np.tanh(h.numpy() @ numpy["contexts.projection"][k].T + numpy["contexts.bias"][k])
+        context = np.tanh(
+            h.numpy() @ numpy["contexts.projection"][k].T + numpy["contexts.bias"].reshape(3, 6)[k]
+        )
         p += pi[:, k : k + 1] * scipy.special.softmax(context @ numpy["weight"].T, axis=1)
     np.testing.assert_allclose(head.log_prob(h).detach().numpy(), np.log(p), rtol=1e-10)
 
@@ -122,16 +124,27 @@ REFUSED = [
     (lambda: MixtureOfSoftmaxes(8, 20, balance=-1), "balance is -1"),
     (lambda: MixtureOfContexts(8, 20, components=0), "components is 0"),
     (lambda: Mixtape(8, 20, components=3), "components is 3; it must be 2, 4, 8"),
+    (lambda: MixtureOfSoftmaxes(8, 20, activation="relu"), "activation is 'relu'"),
+    (lambda: MixtureOfSoftmaxes(8, 20, balance=float("nan")), "balance is nan"),
+    (lambda: MixtureOfSoftmaxes(8, 20, components=2.5), "components is 2.5; it must be a whole number"),
+    (lambda: Factorized(8, 20, rank="4"), "rank is '4'"),
     (lambda: Partitioned(8, 20, parts=21), "parts is 21; it must be from 1 to vocab_size = 20"),
     (lambda: Adaptive(8, 20, cutoffs=[5, 5]), "cutoffs are"),
     (lambda: Adaptive(8, 20, div_value=9), "div_value is 9"),
+    (lambda: Adaptive(8, 20, div_value=-2), "div_value is -2"),
+    (lambda: Adaptive(8, 20, cutoffs=[5.5]), "whole numbers"),
+    (lambda: Adaptive(8, 7), "vocab_size is 7"),
     (lambda: SoftCap(8, 20, cap=0), "cap is 0"),
     (lambda: SoftCap(8, 20, inner=MixtureOfSoftmaxes), "inner head is MixtureOfSoftmaxes"),
     (lambda: SigSoftmax(16, 20, inner=BackwardFactorized), "inner head is BackwardFactorized"),
+    (lambda: SoftCap(8, 20, cap=float("inf")), "cap is inf"),
     (lambda: PiecewiseLinear(8, 20, bins=0), "bins is 0"),
+    (lambda: PiecewiseLinear(8, 20, bins=1), "bins is 1"),
     (lambda: ForwardFactorized(8, 20, rank=0), "rank is 0"),
     (lambda: BackwardFactorized(8, 20, rank=9), "from 1 to hidden_size = 8"),
     (lambda: BackwardFactorized(8, 20, rank=4, refresh=0), "refresh is 0"),
+    (lambda: BackwardFactorized(8, 20, rank=4, subspace="tpo"), "subspace is 'tpo'"),
+    (lambda: TaughtFactorized(8, 20).tie(torch.nn.Parameter(torch.zeros(20, 8))), "cannot be tied"),
     (lambda: Factorized(8, 20).tie(torch.nn.Parameter(torch.zeros(20, 8))), "to tie"),
     (
         lambda: MixtureOfSoftmaxes(8, 20, latent_size=4).tie(torch.nn.Parameter(torch.zeros(20, 8))),

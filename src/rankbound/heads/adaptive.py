@@ -44,13 +44,17 @@ class Adaptive(Head):
         div_value: float = 2.0,
     ) -> None:
         super().__init__(hidden_size, vocab_size)
+        if cutoffs is None and vocab_size < 8:
+            raise InputError(f"vocab_size is {vocab_size}; Adaptive's own cutoffs need at least 8")
         chosen = [vocab_size // 8, vocab_size // 2] if cutoffs is None else list(cutoffs)
+        if not all(isinstance(cutoff, int) for cutoff in chosen):
+            raise InputError(f"Adaptive's cutoffs are {chosen}; they must be whole numbers")
         if not chosen or sorted(set(chosen)) != chosen or not 0 < chosen[0] <= chosen[-1] < vocab_size:
             raise InputError(
                 f"Adaptive's cutoffs are {chosen}; they must increase and lie between 1 and "
                 f"vocab_size - 1 = {vocab_size - 1}"
             )
-        if not 1 <= div_value ** len(chosen) <= hidden_size:
+        if not 1 <= div_value <= hidden_size ** (1 / len(chosen)):
             raise InputError(
                 f"Adaptive's div_value is {div_value:g}; for {len(chosen)} tails of hidden_size "
                 f"{hidden_size} it must be from 1 to {hidden_size ** (1 / len(chosen)):.2f}"
@@ -88,13 +92,24 @@ class Adaptive(Head):
 
     @property
     def rank_bound(self) -> int:
-        clusters = len(self.softmax.tail)
-        linear = self.softmax.shortlist_size + sum(min(width, size) for width, size in self._tails())
-        return min(self.vocab_size, min(self.hidden_size, linear) + clusters + 2)
+        return min(self._width(), self.hidden_size + self._divided() + 2)
 
     @property
     def backward_rank_bound(self) -> int:
-        return min(self.vocab_size, self.rank_bound - 1)
+        return min(self._width(), self.hidden_size + self._divided() + 1)
+
+    @property
+    def state_backward_rank_bound(self) -> int:
+        shared = self.softmax.shortlist_size + len(self.softmax.tail) - 1
+        return min(self.hidden_size, shared + sum(min(width, size - 1) for width, size in self._tails()))
+
+    def _width(self) -> int:
+        """Columns that the clusters have room for."""
+        return self.softmax.shortlist_size + sum(min(width + 1, size) for width, size in self._tails())
+
+    def _divided(self) -> int:
+        """Tails of more than one token, whose own normalisation is a column."""
+        return sum(size > 1 for _, size in self._tails())
 
     def matrices(self) -> dict[str, Tensor]:
         """The shortlist's rows and the tails' products, in the vocabulary's order."""
@@ -121,4 +136,5 @@ class Adaptive(Head):
         return 2 * (self.parameter_count - self.softmax.head.bias.numel())
 
     def extra_repr(self) -> str:
-        return f"cutoffs={self.softmax.cutoffs[:-1]}"
+        divided = f", div_value={self.softmax.div_value:g}" if self.softmax.div_value != 2 else ""
+        return f"cutoffs={self.softmax.cutoffs[:-1]}{divided}"

@@ -15,7 +15,9 @@ Shapes: N rows, D hidden size, V vocabulary, K components, R rank.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -68,7 +70,7 @@ class Head(nn.Module, ABC):
 
     @property
     def effective_rank_bound(self) -> int | None:
-        """The rank at a relative tolerance of 1e-3 where logits have a standard deviation of at most 3."""
+        """The rank at a relative tolerance of 1e-3 where logits have a standard deviation of at most 1.5."""
         return self.rank_bound
 
     @property
@@ -145,8 +147,29 @@ def normal_(weight: Tensor, fan_in: int) -> nn.Parameter:
 
 def at_least_one(name: str, value: int) -> int:
     """The value itself, or an `InputError` that names the setting."""
-    if value < 1:
-        raise InputError(f"{name} is {value}; it must be at least 1")
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} is {value!r}; it must be a whole number and at least 1")
+    return value
+
+
+def positive(name: str, value: float) -> float:
+    """The value itself, or an `InputError` that names the setting."""
+    if not 0 < value < math.inf:
+        raise InputError(f"{name} is {value}; it must be positive and finite")
+    return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """The value itself, or an `InputError` that names the setting."""
+    if not 0 <= value < math.inf:
+        raise InputError(f"{name} is {value}; it must be at least 0 and finite")
+    return value
+
+
+def one_of(name: str, value: str, choices: Sequence[str]) -> str:
+    """The value itself, or an `InputError` that names the setting and the choices."""
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
     return value
 
 

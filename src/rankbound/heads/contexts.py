@@ -9,14 +9,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from rankbound.heads.base import normal_, widened
+from rankbound.heads.base import normal_, one_of, widened
 
 Activation = Literal["identity", "tanh"]
 
@@ -33,17 +33,17 @@ class Contexts(nn.Module):
 
     def __init__(self, hidden_size: int, components: int, size: int, activation: Activation) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation = one_of("activation", activation, get_args(Activation))
+        self.components = components
         self.projection = nn.Parameter(projections(components, size, hidden_size))
-        self.bias = nn.Parameter(torch.zeros(components, size))
+        self.bias = nn.Parameter(torch.zeros(components * size))  # flat: a vector does not decay
 
     def forward(self, hidden: Tensor) -> Tensor:
-        components = self.bias.shape[0]
         stacked_KE_D = rearrange(self.projection, "k e d -> (k e) d")
-        context = F.linear(hidden, stacked_KE_D, rearrange(self.bias, "k e -> (k e)"))
+        context = F.linear(hidden, stacked_KE_D, self.bias)
         if self.activation == "tanh":
             context = context.tanh()
-        by_component: Tensor = rearrange(context, "n (k e) -> n k e", k=components)
+        by_component: Tensor = rearrange(context, "n (k e) -> n k e", k=self.components)
         return by_component
 
 

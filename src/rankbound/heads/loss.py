@@ -42,7 +42,7 @@ class ChunkedLoss(nn.Module):
     Args:
         head: any `Head`.
         compile: hand a chunk's loss to torch.compile where that is faster: everywhere but in float32 on
-            a CPU, where the kernel's in-place operations are (`python bench/losses.py`).
+            a CPU, where the kernel's in-place operations are (`python bench/heads.py`).
         logit_budget: logits held at once; by default chosen by device.
         z_loss: weight of the squared log-normaliser, its mean over a mixture's components, added to the
             loss that is differentiated.
@@ -69,7 +69,9 @@ class ChunkedLoss(nn.Module):
         self.head = head
         self.logit_budget = logit_budget
         self._logits_per_token = head.logits_per_token * (2 if label_smoothing else 1)
+        self._nll = row_nll(head, backend)
         self._row_losses = row_losses(head, z_loss, label_smoothing, backend)
+        self._plain = not z_loss and not label_smoothing
         compile = compile and head.compiles and backend == "own"
         self._compiled = torch.compile(self._row_losses, dynamic=False) if compile else None
 
@@ -89,6 +91,8 @@ class ChunkedLoss(nn.Module):
     def rows(self, hidden: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood of each row in nats, without gradients: (N, D), (N,) -> (N,)."""
         chunks = _chunks(hidden, target, self._chunk_rows(hidden))
+        if not self._plain:
+            return torch.cat([self._nll(h, y) for h, y in chunks])
         losses = self._rows(hidden)
         return torch.cat([losses(h, y)[1] for h, y in chunks])
 
@@ -106,6 +110,10 @@ class ChunkedLoss(nn.Module):
 def row_losses(head: Head, z_loss: float, label_smoothing: float, backend: Backend) -> RowLosses:
     """What a row adds to the loss, and its negative log-likelihood."""
     nll_of = row_nll(head, backend)
+    if z_loss and type(head).nll_and_normalizers is Head.nll_and_normalizers:
+        raise InputError(f"{head.label()} does not tell its normalisers, so z_loss must be 0")
+    if z_loss and backend != "own":
+        raise InputError(f"z_loss needs the loss's own backend, and backend is {backend}")
 
     def losses(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         if z_loss:

@@ -60,7 +60,7 @@ class Mixtape(SoftmaxHead):
         self.gate_inner = normal_(torch.empty(gates, gate_size, hidden_size), hidden_size)
         self.gate_token = normal_(torch.empty(vocab_size, gate_size), gate_size)
         self.gate_state = normal_(torch.empty(gates, hidden_size), hidden_size)
-        self.gate_bias = nn.Parameter(torch.zeros(gates, vocab_size))
+        self.gate_bias = nn.Parameter(torch.zeros(gates * vocab_size))  # flat: a vector does not decay
 
     def gates(self, hidden: Tensor) -> Tensor:
         """Gates in heap order, the root first: (N, D) -> (N, K - 1, V)."""
@@ -68,7 +68,8 @@ class Mixtape(SoftmaxHead):
         inner = rearrange(F.linear(hidden, stacked_JG_D).tanh(), "n (j g) -> n j g", g=self.gate_size)
         of_token = F.linear(inner, self.gate_token)
         of_state = F.linear(hidden, self.gate_state)[:, :, None]
-        return (of_token + of_state + self.gate_bias.to(of_token.dtype)).sigmoid()
+        bias_JV = self.gate_bias.view(-1, self.vocab_size).to(of_token.dtype)
+        return (of_token + of_state + bias_JV).sigmoid()
 
     def logits(self, hidden: Tensor) -> Tensor:
         mixed_NKV = F.linear(self.contexts(hidden), self.weight)
@@ -81,6 +82,11 @@ class Mixtape(SoftmaxHead):
     @property
     def rank_bound(self) -> None:
         return None
+
+    @property
+    def state_backward_rank_bound(self) -> int:
+        every_way = self.components * self.latent_size + (self.components - 1) * (self.gate_size + 1)
+        return min(super().state_backward_rank_bound, every_way)
 
     def matrices(self) -> dict[str, Tensor]:
         """W P_k of each context: what it applies to the state, f taken as linear."""

@@ -10,12 +10,12 @@ Design decisions:
 from __future__ import annotations
 
 import torch
-from einops import einsum, rearrange, repeat
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.errors import InputError
-from rankbound.heads.base import Head, at_least_one, check_tied, normal_, widened
+from rankbound.heads.base import Head, at_least_one, check_tied, normal_, not_negative, widened
 from rankbound.heads.contexts import Activation, Contexts, Mixing, imbalance, usage
 from rankbound.heads.kernels import target_log_prob, target_log_prob_and_normalizer
 from rankbound.heads.softmax import LinearReadout
@@ -31,7 +31,7 @@ class MixtureOfSoftmaxes(Head):
         latent_size: E, width of a component's context; hidden_size if not given.
         activation: f, `identity`, or `tanh` as published.
         balance: weight of the penalty on unequal use, the squared coefficient of variation of mean pi
-            over the rows of a (micro-)batch.
+            over the rows of a micro-batch, which is therefore part of what is trained.
     """
 
     free_size = "latent_size"
@@ -83,6 +83,12 @@ class MixtureOfSoftmaxes(Head):
         affine = self.contexts.activation == "identity"  # then P h + b spans D + 1 dimensions at most
         width = min(self.latent_size, self.hidden_size + 1) if affine else self.latent_size
         return min(self.vocab_size, width + 1)
+
+    @property
+    def backward_rank_bound(self) -> int | None:
+        if self.rank_bound is None or self.contexts.activation == "tanh":
+            return self.rank_bound
+        return min(self.vocab_size, min(self.latent_size, self.hidden_size) + 1)
 
     @property
     def state_backward_rank_bound(self) -> int:
@@ -156,15 +162,24 @@ class MixtureOfContexts(LinearReadout):
         self.mixing = Mixing(hidden_size, components)
 
     def features(self, hidden: Tensor) -> Tensor:
-        contexts = self.contexts(hidden)
-        mixed: Tensor = einsum(self.mixing(hidden).exp().to(contexts.dtype), contexts, "n k, n k e -> n e")
-        return mixed
+        contexts: Tensor = self.contexts(hidden)
+        weights: Tensor = self.mixing(hidden).exp().to(contexts.dtype)
+        return (weights[:, :, None] * contexts).sum(1)
 
     @property
     def feature_rank(self) -> int:
         size = self.weight.shape[1]
-        affine = self.components == 1 and self.contexts.activation == "identity"
-        return min(size, self.hidden_size + 1) if affine else size
+        if self.contexts.activation == "tanh":
+            return size
+        return min(size, self.components * (self.hidden_size + 1))  # of pi_k h and pi_k, for every k
+
+    @property
+    def backward_rank_bound(self) -> int:
+        size = self.weight.shape[1]
+        if self.contexts.activation == "tanh":
+            return min(self.vocab_size, size + 1)
+        varying = self.components * (self.hidden_size + 1) - 1  # the sum of pi_k is constant
+        return min(self.vocab_size, min(size, varying) + 1)
 
     @property
     def parameter_count(self) -> int:
@@ -172,7 +187,7 @@ class MixtureOfContexts(LinearReadout):
         return super().parameter_count + self.components * per_component
 
     def flops_per_token(self) -> int:
-        per_component = self.weight.shape[1] * (self.hidden_size + 1) + self.hidden_size
+        per_component = self.hidden_size * (self.weight.shape[1] + 1)
         return super().flops_per_token() + 2 * self.components * per_component
 
     def statistics(self, hidden: Tensor) -> dict[str, Tensor]:
@@ -183,10 +198,3 @@ class MixtureOfContexts(LinearReadout):
         latent = f", latent_size={size}" if size != self.hidden_size else ""
         tanh = ", activation=tanh" if self.contexts.activation == "tanh" else ""
         return f"components={self.components}{latent}{tanh}"
-
-
-def not_negative(name: str, value: float) -> float:
-    """The value itself, or an `InputError` that names the setting."""
-    if value < 0:
-        raise InputError(f"{name} is {value}; it must be at least 0")
-    return value

@@ -58,7 +58,8 @@ class _Facets(SoftmaxHead):
         return self.hidden_size * (self.vocab_size + self.parts * self.hidden_size)
 
     def flops_per_token(self) -> int:
-        return 2 * self.hidden_size * (self.vocab_size + self.parts * self.hidden_size)
+        padded = -(-self.vocab_size // self.parts) * self.parts  # every part is as long as the longest
+        return 2 * self.hidden_size * (padded + self.parts * self.hidden_size)
 
     @property
     def logits_per_token(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.errors import InputError
-from rankbound.heads.base import Head, at_least_one, widened
+from rankbound.heads.base import Head, at_least_one, positive, widened
 from rankbound.heads.linear import Linear
 from rankbound.heads.softmax import SoftmaxHead
 
@@ -84,8 +84,18 @@ class Pointwise(SoftmaxHead):
     def tie(self, weight: nn.Parameter) -> None:
         self.inner.tie(weight)
 
+    def penalty(self, hidden: Tensor) -> Tensor | None:
+        return self.inner.penalty(hidden)
+
+    def statistics(self, hidden: Tensor) -> dict[str, Tensor]:
+        return self.inner.statistics(hidden)
+
+    def before_step(self, step: int) -> None:
+        self.inner.before_step(step)
+
     def extra_repr(self) -> str:
-        return "" if isinstance(self.inner, Linear) else f"{self.inner.label()}"
+        inner = self.inner.label()
+        return "" if inner == "Linear" else inner
 
 
 class SoftCap(Pointwise):
@@ -116,7 +126,8 @@ class SoftCap(Pointwise):
 
     @property
     def effective_rank_bound(self) -> int | None:
-        return self.inner.rank_bound
+        """The inner head's at the cap's usual size; smaller caps bend logits of that spread."""
+        return self.inner.effective_rank_bound if self.cap >= 30 else None
 
     def extra_repr(self) -> str:
         return ", ".join(part for part in (super().extra_repr(), f"cap={self.cap:g}") if part)
@@ -160,7 +171,9 @@ class PiecewiseLinear(Pointwise):
         extent: float = 16.0,
     ) -> None:
         super().__init__(hidden_size, vocab_size, inner)
-        self.bins = at_least_one("PiecewiseLinear's bins", bins)
+        if at_least_one("PiecewiseLinear's bins", bins) == 1:
+            raise InputError("PiecewiseLinear's bins is 1, which is no bend; it must be at least 2")
+        self.bins = bins
         self.extent = positive("PiecewiseLinear's extent", extent)
         self.slope = nn.Parameter(torch.full((bins,), math.log(math.e - 1)))  # its softplus is 1
 
@@ -178,11 +191,5 @@ class PiecewiseLinear(Pointwise):
         return self.inner.parameter_count + self.bins
 
     def extra_repr(self) -> str:
-        return ", ".join(part for part in (super().extra_repr(), f"bins={self.bins}") if part)
-
-
-def positive(name: str, value: float) -> float:
-    """The value itself, or an `InputError` that names the setting."""
-    if not value > 0:
-        raise InputError(f"{name} is {value}; it must be positive")
-    return value
+        extent = f"extent={self.extent:g}" if self.extent != 16 else ""
+        return ", ".join(part for part in (super().extra_repr(), f"bins={self.bins}", extent) if part)

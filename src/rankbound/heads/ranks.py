@@ -37,7 +37,7 @@ class MeasuredRanks:
 
 
 def measure_ranks(head: Head, seed: int = 0) -> MeasuredRanks:
-    """Ranks of a copy-to-be-thrown-away: `head` gets random float64 parameters.
+    """Ranks of a head of this kind and size; `head` itself is given random float64 parameters.
 
     As many states as tokens are drawn; choose a vocabulary of at least twice the bound, or the matrix's own
     size is what is measured.

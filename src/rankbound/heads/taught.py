@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.errors import InputError
-from rankbound.heads.base import Head, at_least_one
+from rankbound.heads.base import Head, at_least_one, one_of
 from rankbound.heads.linear import Factorized, Linear
 from rankbound.heads.softmax import SoftmaxHead
 
@@ -97,9 +97,8 @@ class _TwoHeads(Head):
         return 2 * self.vocab_size
 
     def tie(self, weight: nn.Parameter) -> None:
-        """The full head of the two reads, or teaches, with the embedding's matrix."""
-        full = self.reads if isinstance(self.reads, Linear) else self.teaches
-        full.tie(weight)
+        """The full head teaches with the embedding's matrix."""
+        self.teaches.tie(weight)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}"
@@ -122,7 +121,7 @@ class ForwardFactorized(_TwoHeads):
 class TaughtFactorized(_TwoHeads):
     """p = softmax(W h), read in full; the trunk learns from softmax(A B h), taught at rank r.
 
-    The trunk is exactly `Factorized`'s.
+    The trunk's gradient is exactly that of `Factorized`, before its norm is clipped over both heads.
 
     Args:
         hidden_size: D, width of the states that come in.
@@ -133,6 +132,13 @@ class TaughtFactorized(_TwoHeads):
     def __init__(self, hidden_size: int, vocab_size: int, rank: int = 16) -> None:
         teaches = Factorized(hidden_size, vocab_size, at_least_one("TaughtFactorized's rank", rank))
         super().__init__(Linear(hidden_size, vocab_size), teaches, rank)
+
+    def tie(self, weight: nn.Parameter) -> None:
+        """Refused: through a shared matrix the full head would teach the trunk after all."""
+        raise InputError(
+            "TaughtFactorized cannot be tied: the embedding would learn from the full head; "
+            "set tie_word_embeddings to false"
+        )
 
 
 class BackwardFactorized(Linear):
@@ -160,12 +166,12 @@ class BackwardFactorized(Linear):
         refresh: int = 20,
     ) -> None:
         super().__init__(hidden_size, vocab_size)
-        if not 1 <= rank <= hidden_size:
+        if at_least_one("BackwardFactorized's rank", rank) > hidden_size:
             raise InputError(
                 f"BackwardFactorized's rank is {rank}; it must be from 1 to hidden_size = {hidden_size}"
             )
         self.rank = rank
-        self.subspace = subspace
+        self.subspace = one_of("BackwardFactorized's subspace", subspace, ("top", "random"))
         self.refresh = at_least_one("BackwardFactorized's refresh", refresh)
         random = nn.init.orthogonal_(torch.empty(hidden_size, rank))
         self.register_buffer("basis", random)
@@ -174,8 +180,10 @@ class BackwardFactorized(Linear):
     def before_step(self, step: int) -> None:
         if self.subspace == "top" and step % self.refresh == 0 and not self.weight.is_meta:
             weight = self.weight.detach().double()
-            vectors = torch.linalg.eigh(weight.T @ weight).eigenvectors  # ascending eigenvalues
-            self.basis.copy_(vectors[:, -self.rank :])
+            gram = weight.T @ weight
+            if gram.isfinite().all():  # else the run has diverged, which its loss reports
+                vectors = torch.linalg.eigh(gram).eigenvectors  # ascending eigenvalues
+                self.basis.copy_(vectors[:, -self.rank :])
 
     def features(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):  # a rounded P has rank D

@@ -37,11 +37,16 @@ def heads(
     for name in names or ():
         if name not in known:
             raise InputError(f"there is no head {name!r}{nearest(name, known)}")
-    rows = [_row(known[name], hidden_size, vocab_size) for name in names or known]
+    rows, left_out = [], []
+    for name in names or known:
+        try:
+            rows.append(_row(known[name], hidden_size, vocab_size))
+        except InputError as unfit:
+            left_out.append(f"{name} is left out at these sizes: {unfit}")
     title = f"hidden_size D = {hidden_size}, vocab_size V = {vocab_size}"
     if markdown:
         lines = [_line(HEADERS), _line(["---"] * len(HEADERS)), *map(_line, rows)]
-        print(f"{title}. {NOTE}\n\n" + "\n".join(lines))
+        print("\n\n".join((f"{title}. {NOTE}", "\n".join(lines), *left_out)))
         return
     table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True, title=title, title_justify="left")
     for header in HEADERS:
@@ -51,7 +56,8 @@ def heads(
         table.add_row(Text.assemble(label, "\n", (opening, "dim")), *cells)
     console = Console()
     console.print(table)
-    console.print(NOTE, style="dim")
+    for line in (NOTE, *left_out):
+        console.print(line, style="dim")
 
 
 def _row(cls: type[Head], hidden_size: int, vocab_size: int) -> list[str]:
@@ -76,8 +82,8 @@ def _row(cls: type[Head], hidden_size: int, vocab_size: int) -> list[str]:
 
 
 def formula(cls: type[Head]) -> str:
-    """What a head's docstring opens with, up to the first colon or full stop."""
-    opening = (cls.__doc__ or "").strip().splitlines()[0]
+    """What a head's docstring opens with, up to the first colon."""
+    opening = (cls.__doc__ or "").strip().partition("\n")[0]
     return opening.split(": ")[0].rstrip(".")
 
 

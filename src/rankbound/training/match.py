@@ -68,8 +68,8 @@ def match(model: Any, window: int, budget: Budget, to: Any, by: str = "auto") ->
     sizes = _left_open(model) if by == "auto" else [by]
     closest = {size: _solve(model, size, lambda m: total(m, budget, window), target) for size in sizes}
     for size, found in closest.items():
-        guts = by == "auto" and found is not None and _guts(model, size, found[0])
-        if found is not None and _agrees(found[1], target) and not guts:
+        starved = by == "auto" and found is not None and _starves(model, size, found[0])
+        if found is not None and _agrees(found[1], target) and not starved:
             solved |= {"by": size, "value": found[0], "total": found[1], "reference": target}
             return _with(model, size, found[0]), solved
     unit = "parameters" if budget == "parameters" else "forward FLOPs a token"
@@ -135,10 +135,13 @@ def nearest_size(
     low, high = 0, start
     while excess(high) < 0 and excess(2 * high) > excess(high):  # it may have stopped growing
         low, high = high, 2 * high
+    largest = high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    totals = {size: found for size in (high, low) if size > 0 and (found := total_of(size)) is not None}
+    totals = {
+        size: found for size in (high, low, largest) if size > 0 and (found := total_of(size)) is not None
+    }
     return min(totals.items(), key=lambda item: abs(item[1] - target))
 
 
@@ -146,7 +149,7 @@ def _agrees(total: int, target: int) -> bool:
     return abs(total - target) <= TOLERANCE * target
 
 
-def _guts(model: Any, size: str, value: int) -> bool:
+def _starves(model: Any, size: str, value: int) -> bool:
     """Whether the feed-forward layers would be narrower than the residual stream: too little body left."""
     return size == BODY_SIZES[0] and value < int(model.hidden_size)
 
