@@ -3,7 +3,7 @@
 Losses follow an additive model, loss = head + seed + noise: runs of one seed share batches and the seed's
 luck, so heads are compared within seeds. The noise is pooled over all heads: that is what makes three seeds
 enough for an interval, and rests on its being alike for all; its size is printed. p-values are of two-sided
-t tests, those of one table together adjusted by Holm's method.
+t tests, those of one table together adjusted by Holm's method; intervals are not adjusted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from measure import machine, table
+from rankbound.report.facts import head_series
 from rankbound.runs import Run
 
 HEADS_PAGE = Path("docs/heads.md")
@@ -25,24 +26,31 @@ BLOCK = re.compile(r"(<!-- python bench/head_study.py -->\n).*?(<!-- end -->)", 
 
 #: What a difference of two rows says, each the first less the second.
 CONTRASTS = (
-    ("factorized-16", "linear", "rank taken away: read and taught at 16"),
-    ("forward-16", "linear", "read at rank 16, taught in full"),
-    ("taught-16", "linear", "read in full, taught by a head of rank 16"),
-    ("backward-16", "linear", "read in full, the residual taught through 16 directions"),
-    ("forward-16", "factorized-16", "what teaching in full is worth to a rank-16 head"),
-    ("taught-16", "factorized-16", "what reading in full is worth to a trunk taught at rank 16"),
-    ("factorized-64", "linear", "factorising alone, at the same rank"),
-    ("linear-bias", "linear", "a bias"),
-    ("linear-tied", "linear", "tying, at equal parameters"),
+    ("softmaxes-4", "linear", "rank without bound, at equal parameters"),
     ("softmaxes-4", "contexts-4", "rank without bound, parameters and gates equal"),
+    ("contexts-4", "linear", "gated contexts without rank, at equal parameters"),
+    ("mixtape-4", "linear", "rank without bound from one softmax, at equal parameters"),
     ("softmaxes-4-tanh", "softmaxes-4", "the published tanh"),
-    ("expanded-96", "residual-mlp", "rank by width against a layer without rank"),
+    ("expanded-96", "linear", "rank by width, at equal parameters"),
+    ("expanded-96", "residual-mlp", "rank by width against a layer without rank, at equal parameters"),
     ("partitioned-4", "linearly-partitioned-4", "nonlinear facets: rank at one readout's cost"),
-    ("softcap-30", "linear", "formal rank alone"),
     ("sigsoftmax", "linear", "rank without ranking"),
     ("piecewise-32", "linear", "rank without ranking, learned"),
+    ("softcap-30", "linear", "formal rank alone"),
+    ("factorized-16", "linear", "rank taken away, at equal parameters"),
+    ("factorized-16-same-body", "linear", "read and taught at rank 16, one body"),
+    ("forward-16", "linear", "read at rank 16, taught in full, one body"),
+    ("taught-16", "linear", "read in full, taught by a head of rank 16, one body"),
+    ("backward-16", "linear", "read in full, the residual taught through 16 directions, one body"),
+    ("forward-16", "factorized-16-same-body", "teaching in full, for a head that reads at rank 16"),
+    ("taught-16", "factorized-16-same-body", "reading in full, for a trunk taught at rank 16"),
+    ("factorized-64", "linear", "factorising alone, at the same rank"),
+    ("adaptive", "linear", "rank taken from rare tokens, at equal parameters"),
+    ("linear-bias", "linear", "a bias"),
+    ("linear-tied", "linear", "tying, at equal parameters"),
 )
 
+REFERENCE = "linear"
 Key = tuple[str, Any]
 
 
@@ -81,6 +89,8 @@ def fit(losses: Mapping[Key, float]) -> Fit:
     values = np.array(list(losses.values()))
     solution, *_ = np.linalg.lstsq(design, values, rcond=None)
     freedom = len(losses) - np.linalg.matrix_rank(design)
+    if freedom < 1:
+        raise SystemExit("too few finished runs for an interval: two heads at two seeds are the least")
     noise = float(np.sqrt(((values - design @ solution) ** 2).sum() / freedom))
     covariance = np.linalg.pinv(design.T @ design)[: len(names), : len(names)]
     return Fit(names, solution[: len(names)], covariance, noise, int(freedom))
@@ -101,6 +111,8 @@ def write(
 ) -> None:
     """Write the page and the scores' block, from runs by (name, seed) and by (name, rate)."""
     losses = {key: float(run.summary["valid/loss"]) for key, run in runs.items()}
+    if not any(name == REFERENCE for name, _ in losses):
+        raise SystemExit(f"no scored run of {REFERENCE} is finished yet")
     fitted = fit(losses)
     scores = score_table(fitted, runs, losses, rates)
     parts = (
@@ -145,9 +157,14 @@ def opening(runs: Mapping[Key, Run], losses: Mapping[Key, float], fitted: Fit) -
 - Loss in nats a token on the whole valid split, at the end. Seeds {", ".join(map(str, seeds))} set initial
   weights and the order of the data; the rates were tuned with another.
 - Parameters equal `Linear`'s total within 1 %, by the size in the second column. It takes from the body or
-  gives to it, so a row says what a head is worth at its price. FLOPs are not matched.
+  gives to it, so a row says what a head is worth at its price. FLOPs are not matched. Rows of the "same
+  body" have `Linear`'s and are not matched: their other head is for training only, or theirs is smaller.
 - Noise left after head and seed: standard deviation {fitted.noise:.4f} nats, {fitted.freedom} degrees of
-  freedom, pooled over all heads. Intervals are 95 % t intervals, of differences within seeds.
+  freedom, pooled over all heads. Intervals are 95 % t intervals of differences within seeds, one by one;
+  "reads" goes by p-values adjusted for the number of contrasts.
+- A head's loss is the model's estimate at the mean of all seeds, also where it ran with three of them.
+- The rates were chosen on the split that scores, from steps of two and by one seed: the gap between a
+  head's two best rates, in the table of rates, is a measure of what that leaves undecided.
 - Small models, one corpus, few tokens: what holds here need not hold where models saturate."""
 
 
@@ -158,7 +175,9 @@ def score_table(
     for name in sorted(fitted.names, key=lambda n: fitted.effects[fitted.names.index(n)]):
         own = [run for (n, _), run in runs.items() if n == name]
         derived = own[0].config["derived"]
-        value, half, _ = fitted.difference(name, "linear")
+        less = (
+            "" if name == REFERENCE else "{:+.4f} ± {:.4f}".format(*fitted.difference(name, REFERENCE)[:2])
+        )
         rows.append(
             (
                 f"{name}: `{derived['head']}`",
@@ -168,7 +187,7 @@ def score_table(
                 f"{rates[name]:g}",
                 str(len(own)),
                 f"{fitted.effects[fitted.names.index(name)]:.4f}",
-                "" if name == "linear" else f"{value:+.4f} ± {half:.4f}",
+                less,
             )
         )
     header = ("head", "solved size", "parameters", "rank bound", "rate", "seeds", "loss", "less Linear")
@@ -201,22 +220,23 @@ def grid_table(tried: Mapping[Key, Run], rates: Mapping[str, float]) -> str:
             run = tried.get((name, rate))
             text = "" if run is None else f"{run.summary['valid/loss']:.4f}"
             cells.append(f"**{text}**" if rates.get(name) == rate else text)
-        rows.append((name, *cells))
-    return table(("head", *(f"{rate:g}" for rate in columns)), rows)
+        best = sorted(run.summary["valid/loss"] for (n, _), run in tried.items() if n == name)
+        rows.append((name, *cells, f"{best[1] - best[0]:.4f}"))
+    return table(("head", *(f"{rate:g}" for rate in columns), "gap to the second"), rows)
 
 
 def record_table(names: Sequence[str], runs: Mapping[Key, Run]) -> str:
     rows = []
     for name in names:
-        summaries = [run.summary for (n, _), run in runs.items() if n == name]
-
-        def mean(pattern: str, summaries: Sequence[Mapping[str, Any]] = summaries) -> str:
-            found = [v for s in summaries for k, v in s.items() if re.fullmatch(pattern, k)]
-            return f"{np.mean(found):.2f}" if found else ""
-
-        patterns = ("head/.+/effective_rank", "hidden/head_input/anisotropy")
-        entropies = ("head/usage_entropy", "head/mixing_entropy")
-        rows.append((name, *map(mean, patterns), *map(mean, entropies)))
+        own = [run for (n, _), run in runs.items() if n == name]
+        values = [
+            [float(head_series(run, "effective_rank").iloc[-1]) for run in own],
+            *(
+                [run.summary[scalar] for run in own if scalar in run.summary]
+                for scalar in ("hidden/head_input/anisotropy", "head/usage_entropy", "head/mixing_entropy")
+            ),
+        ]
+        rows.append((name, *(f"{np.mean(found):.2f}" if found else "" for found in values)))
     header = ("head", "effective rank", "anisotropy", "usage entropy", "mixing entropy")
     return table(header, rows)
 
@@ -224,5 +244,6 @@ def record_table(names: Sequence[str], runs: Mapping[Key, Run]) -> str:
 def _matched(run: Run) -> str:
     found = run.config["derived"].get("matched")
     if found is None:
-        return f"intermediate_size = {run.config['model']['intermediate_size']}, given"
+        given = run.config["model"]["intermediate_size"]
+        return "same body" if given is None else f"intermediate_size = {given}, given"
     return "" if found["by"] is None else f"{found['by']} = {found['value']}"

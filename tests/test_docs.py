@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rankbound.cli import main
+from rankbound.heads import all_heads
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "heads.md"
@@ -29,7 +30,10 @@ def test_the_table_of_heads_is_what_the_command_prints(capsys):
 
 
 def test_the_measured_scores_are_those_of_the_study():
-    assert block("python bench/head_study.py") in (ROOT / "docs" / "results" / "heads.md").read_text()
+    scores = block("python bench/head_study.py")
+    assert scores in (ROOT / "docs" / "results" / "heads.md").read_text()
+    for name in all_heads():
+        assert f"`{name}" in scores, f"{name} has no score"
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
     python bench/peers/softmaxes.py '{"head": "MixtureOfSoftmaxes", "way": "naive", ...}'
 
 Ways: `ours` is `ChunkedLoss`; `naive` is the formula as it stands, every log-probability of every row at
-once; `torch` and `cross_entropy` are PyTorch's for a plain linear head. The first process of a head
-writes the naive formula's results in float64 to a file that all of them are compared with. Prints one line
-of JSON.
+once; `linear_cross_entropy` and `cross_entropy` are PyTorch's for a linear head. The first process of a
+head writes the naive formula's results in float64 to a file that all of them are compared with. Prints one
+line of JSON.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def inputs(task: dict[str, Any], device: torch.device) -> tuple[heads.Head, Tens
 
 
 def ours(head: heads.Head, task: dict[str, Any]) -> Loss:
-    """`ChunkedLoss`, compiled where it chooses to be (`auto`), or in float32 on a CPU too (`always`)."""
-    if task["compile"] == "always" and head.compiles:
+    """`ChunkedLoss`; compiled where asked, in float32 on a CPU too, which it declines of itself."""
+    declines = task["device"] == "cpu" and task["precision"] == "fp32"
+    if task["compiled"] and declines and head.compiles:
         head.nll = torch.compile(head.nll, dynamic=False)
-        return heads.ChunkedLoss(head)
-    return heads.ChunkedLoss(head, compile=task["compile"] == "auto")
+    return heads.ChunkedLoss(head, compile=task["compiled"] and not declines)
 
 
 def naive(head: heads.Head, task: dict[str, Any]) -> Loss:
@@ -91,7 +91,7 @@ def cross_entropy(head: heads.Head, task: dict[str, Any]) -> Loss:
     return torch.compile(loss, dynamic=False)
 
 
-WAYS = {"ours": ours, "naive": naive, "torch": torch_chunked, "cross_entropy": cross_entropy}
+WAYS = {"ours": ours, "naive": naive, "linear_cross_entropy": torch_chunked, "cross_entropy": cross_entropy}
 
 
 def forward_backward(task: dict[str, Any], loss_of: Loss, hidden: Tensor, target: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Head(nn.Module, ABC):
 
     @property
     def effective_rank_bound(self) -> int | None:
-        """The rank at a relative tolerance of 1e-3 where logits have a standard deviation of at most 1.5."""
+        """The rank at a relative tolerance of 1e-3 for logits of standard deviation up to 1.5."""
         return self.rank_bound
 
     @property

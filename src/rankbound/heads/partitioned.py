@@ -74,7 +74,10 @@ class _Facets(SoftmaxHead):
 
 
 class Partitioned(_Facets):
-    """p = softmax(z), z_v = w_v . gelu(P_i h), i = v mod n: rank at most sum_i min(D, tokens of i) + 1.
+    """p = softmax(z), z_v = w_v . f(P_i h), i = v mod n: rank at most sum_i min(D, tokens of i) + 1.
+
+    f(x) = x + gelu(x), entry by entry: gelu alone drops half of what a token's one facet has to say of the
+    state (0.18 nats at the study's first setting: width 64, 0.6 M tokens, learning rate 0.01, one seed).
 
     Args:
         hidden_size: D, width of the states that come in.
@@ -83,7 +86,7 @@ class Partitioned(_Facets):
     """
 
     def facet(self, projected: Tensor) -> Tensor:
-        return F.gelu(projected)
+        return projected + F.gelu(projected)
 
     @property
     def rank_bound(self) -> int:
