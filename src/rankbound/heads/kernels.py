@@ -57,11 +57,15 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 def _exponentials(
-    logits_NV: Tensor, target_N: Tensor, in_place: bool
+    logits_NV: Tensor, target_N: Tensor, dtype: torch.dtype, in_place: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Row gradients up to a factor (N, V), their sums (N, 1), log p (N,) and log-normalisers (N,)."""
-    wide = torch.float64 if logits_NV.dtype == torch.float64 else torch.float32
+    """Row gradients up to a factor (N, V) in dtype, their sums (N, 1), log p (N,), log-normalisers (N,)."""
+    wide = _wide(logits_NV)
     target_N1 = target_N[:, None]
     chosen_N1 = logits_NV.gather(1, target_N1).to(wide)
     top_N1 = logits_NV.amax(1, keepdim=True).to(wide)
@@ -71,8 +75,8 @@ def _exponentials(
         exp_NV = (logits_NV - top_N1).exp_()
     total_N1 = exp_NV.sum(1, keepdim=True)
     at_target_N1 = (chosen_N1 - top_N1).exp() - total_N1
-    gradient_NV = exp_NV.to(logits_NV.dtype)
-    gradient_NV.scatter_(1, target_N1, at_target_N1.to(logits_NV.dtype))
+    gradient_NV = exp_NV.to(dtype)
+    gradient_NV.scatter_(1, target_N1, at_target_N1.to(dtype))
     normalizer_N1 = top_N1 + total_N1.log()
     log_prob_N1 = chosen_N1 - top_N1 - total_N1.log()
     return gradient_NV, total_N1, log_prob_N1.squeeze(1), normalizer_N1.squeeze(1)
@@ -89,9 +93,11 @@ class _OfStates(torch.autograd.Function):
         with_normalizer: bool,
     ) -> Tensor:
         logits_NV = hidden_ND @ weight_VD.T
-        if bias_V is not None:
-            logits_NV = logits_NV + bias_V.to(logits_NV.dtype)
-        gradient_NV, total_N1, log_prob_N, normalizer_N = _exponentials(logits_NV, target_N, in_place=True)
+        if bias_V is not None:  # a large bias would round the logits
+            logits_NV = logits_NV.to(_wide(logits_NV)).add_(bias_V)
+        gradient_NV, total_N1, log_prob_N, normalizer_N = _exponentials(
+            logits_NV, target_N, hidden_ND.dtype, in_place=True
+        )
         ctx.save_for_backward(hidden_ND, weight_VD, target_N, gradient_NV, total_N1)
         ctx.bias_dtype = None if bias_V is None else bias_V.dtype
         ctx.with_normalizer = with_normalizer
@@ -124,7 +130,9 @@ class _OfStates(torch.autograd.Function):
 class _OfLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, target_N: Tensor) -> Tensor:
-        gradient_NV, total_N1, log_prob_N, normalizer_N = _exponentials(logits_NV, target_N, in_place=False)
+        gradient_NV, total_N1, log_prob_N, normalizer_N = _exponentials(
+            logits_NV, target_N, logits_NV.dtype, in_place=False
+        )
         ctx.save_for_backward(target_N, gradient_NV, total_N1)
         return torch.stack([log_prob_N, normalizer_N])
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from abc import abstractmethod
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.errors import InputError
 from rankbound.heads.base import check_tied, normal_
 from rankbound.heads.contexts import projections
+from rankbound.heads.kernels import target_log_prob_and_normalizer
 from rankbound.heads.softmax import SoftmaxHead
 
 
@@ -35,15 +36,33 @@ class _Facets(SoftmaxHead):
     def facet(self, projected: Tensor) -> Tensor:
         """f, entry by entry."""
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def facets(self, hidden: Tensor) -> Tensor:
+        """(N, D) -> (n, N, D)."""
         stacked_PE_D = rearrange(self.projection, "p e d -> (p e) d")
-        facet_NPE = rearrange(self.facet(F.linear(hidden, stacked_PE_D)), "n (p e) -> n p e", p=self.parts)
-        rows = -(-self.vocab_size // self.parts)
-        padded = F.pad(self.weight, (0, 0, 0, rows * self.parts - self.vocab_size))
-        weight_VPE = rearrange(padded, "(v p) e -> v p e", p=self.parts)
-        logits_NVP = einsum(facet_NPE, weight_VPE, "n p e, v p e -> n v p")
-        logits: Tensor = rearrange(logits_NVP, "n v p -> n (v p)")[:, : self.vocab_size]
-        return logits
+        facets_NPE = self.facet(F.linear(hidden, stacked_PE_D))
+        facets: Tensor = rearrange(facets_NPE, "n (p e) -> p n e", p=self.parts)
+        return facets
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        parts = [
+            F.linear(facet, self.weight[i :: self.parts]) for i, facet in enumerate(self.facets(hidden))
+        ]
+        longest = parts[0].shape[1]
+        padded = [F.pad(part, (0, longest - part.shape[1])) for part in parts]
+        return torch.stack(padded, 2).flatten(1)[:, : self.vocab_size]
+
+    def nll_and_normalizers(self, hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """By part: log p(v) = z_v - log sum_i exp(lse of part i), so the logits stay where they are."""
+        part_N, place_N = target % self.parts, target // self.parts
+        chosen, normalizers = [], []
+        for i, facet in enumerate(self.facets(hidden)):
+            inside_N = part_N == i
+            weight = self.weight[i :: self.parts]
+            log_prob, normalizer = target_log_prob_and_normalizer(facet, weight, place_N * inside_N)
+            chosen.append(torch.where(inside_N, log_prob + normalizer, 0))
+            normalizers.append(normalizer)
+        normalizer_N = torch.stack(normalizers).logsumexp(0)
+        return normalizer_N - torch.stack(chosen).sum(0), normalizer_N[:, None]
 
     def matrices(self) -> dict[str, Tensor]:
         """Each token's row times its part's projection: what is applied to the state, f taken as linear."""
@@ -58,12 +77,7 @@ class _Facets(SoftmaxHead):
         return self.hidden_size * (self.vocab_size + self.parts * self.hidden_size)
 
     def flops_per_token(self) -> int:
-        padded = -(-self.vocab_size // self.parts) * self.parts  # every part is as long as the longest
-        return 2 * self.hidden_size * (padded + self.parts * self.hidden_size)
-
-    @property
-    def logits_per_token(self) -> int:
-        return 2 * self.vocab_size
+        return 2 * self.hidden_size * (self.vocab_size + self.parts * self.hidden_size)
 
     def tie(self, weight: nn.Parameter) -> None:
         check_tied(self, weight)
