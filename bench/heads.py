@@ -1,6 +1,6 @@
 """Every head's loss, forward and backward: against the linear head, the naive formula, and others' code.
 
-    python bench/heads.py                 # two CPU threads, about 10 minutes
+    python bench/heads.py                 # two CPU threads, about 15 minutes
     python bench/heads.py --device cuda --precision bf16 --rows 16384 --hidden-size 1024 --vocab-size 50304
 
 - ours: `ChunkedLoss`, compiled in bfloat16 and on a GPU; a head that cannot be compiled stays eager
@@ -149,7 +149,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     parser.add_argument("--compile", choices=("auto", "always", "never"), default="auto", help="of `ours`")
     parser.add_argument("--heads", nargs="+", help="names; all if not given, Linear in any case")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of repetitions in each process")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of repetitions in each process")
     for name, default in (
         ("threads", 2),
         ("rounds", 2),

@@ -17,35 +17,33 @@ import torch
 from loop import now
 from torch.profiler import ProfilerActivity, profile
 
-FEWEST = 2  # repetitions
 
-
-def cost(work: Callable[[], None], device: torch.device, seconds: float) -> dict[str, float]:
+def cost(
+    step: Callable[[], object], forget: Callable[[], object], device: torch.device, seconds: float
+) -> dict[str, float]:
     """Seconds of the fastest of the repetitions that fit `seconds`, and peak bytes of one.
 
-    `work` must leave no tensor behind.
+    `step` leaves gradients behind, those of the last one stay; `forget` drops them.
     """
-    work()  # compiles, and loads what is loaded once
-    return {"seconds": fastest(work, device, seconds), "peak_bytes": peak(work, device)}
-
-
-def fastest(work: Callable[[], None], device: torch.device, seconds: float) -> float:
+    step()  # compiles, and loads what is loaded once
+    forget()
     found: list[float] = []
-    while len(found) < FEWEST or sum(found) < seconds:
+    while not found or sum(found) < seconds:
         start = now(device)
-        work()
+        step()
         found.append(now(device) - start)
-    return min(found)
+        forget()
+    return {"seconds": min(found), "peak_bytes": peak(step, device)}
 
 
-def peak(work: Callable[[], None], device: torch.device) -> int:
+def peak(step: Callable[[], object], device: torch.device) -> int:
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        work()
+        step()
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
+        step()
     alive = most = 0
     for event in profiler.profiler.kineto_results.events():  # in the order of time
         if event.name() == "[memory]":

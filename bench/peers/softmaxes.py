@@ -37,13 +37,13 @@ def main(task: dict[str, Any]) -> dict[str, float]:
     head, hidden, target = inputs(task, device)
     loss_of = WAYS[task["way"]](head, task)
 
-    def work() -> None:
-        forward_backward(task, loss_of, hidden, target)
-        drop_gradients(head, hidden)
+    found: dict[str, Tensor] = {}
 
-    result = cost(work, device, task["seconds"])
-    loss = forward_backward(task, loss_of, hidden, target)
-    found = gradients(head, hidden) | {"loss": loss}
+    def step() -> None:
+        found["loss"] = forward_backward(task, loss_of, hidden, target)
+
+    result = cost(step, lambda: drop_gradients(head, hidden), device, task["seconds"])
+    found |= gradients(head, hidden)
     return result | errors(found, reference(Path(task["reference"]), head, hidden, target))
 
 

@@ -28,13 +28,12 @@ def main(task: dict[str, Any]) -> dict[str, float]:
     shape = (task["batch"], sizes["window"])
     tokens, targets = (torch.randint(sizes["vocab_size"], shape, device=device) for _ in range(2))
 
-    def work() -> None:
+    def step() -> None:
         with autocast(device, task["precision"]):
             loss = loss_of(tokens, targets)
         loss.backward()
-        model.zero_grad()
 
-    return cost(work, device, task["seconds"])
+    return cost(step, model.zero_grad, device, task["seconds"])
 
 
 if __name__ == "__main__":
