@@ -148,6 +148,13 @@ def test_killed_with_two_processes_mixture_and_accumulation(rankbound, small, tm
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_killed_between_two_refreshes_of_what_a_head_teaches_through(rankbound, small, tmp_path):
+    args = [*small, "--model.head", "BackwardFactorized", "--model.head.rank", 4, "--model.head.refresh", 3]
+    rankbound("fit", *args, "--run_dir", tmp_path / "whole")
+    run_with_kill(rankbound, args, tmp_path / "killed", after_step=10)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
 def test_killed_while_compiled_in_bfloat16(rankbound, small, tmp_path):
     args = [*small, "--model.compile", "always", "--trainer.precision", "bf16-mixed"]
     rankbound("fit", *args, "--run_dir", tmp_path / "whole")
