@@ -147,8 +147,10 @@ def normal_(weight: Tensor, fan_in: int) -> nn.Parameter:
 
 def at_least_one(name: str, value: int) -> int:
     """The value itself, or an `InputError` that names the setting."""
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is {value!r}; it must be a whole number and at least 1")
+    if not isinstance(value, int):
+        raise InputError(f"{name} is {value!r}; it must be a whole number")
+    if value < 1:
+        raise InputError(f"{name} is {value}; it must be at least 1")
     return value
 
 
