@@ -135,7 +135,7 @@ def main() -> None:
 
     runs = {(v.name, seed): load_run(job.run_dir) for (v, seed), job in jobs.items() if job.finished()}
     tried = {(v.name, rate): load_run(job.run_dir) for (v, rate), job in grid.items() if job.finished()}
-    write(runs, tried, rates, options.report)
+    write(runs, tried, rates, options.report, planned=len(jobs))
 
 
 def train(jobs: Iterable[Job], workers: int) -> None:

@@ -107,7 +107,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def write(
-    runs: Mapping[Key, Run], tried: Mapping[Key, Run], rates: Mapping[str, float], page: Path
+    runs: Mapping[Key, Run], tried: Mapping[Key, Run], rates: Mapping[str, float], page: Path, planned: int
 ) -> None:
     """Write the page and the scores' block, from runs by (name, seed) and by (name, rate)."""
     losses = {key: float(run.summary["valid/loss"]) for key, run in runs.items()}
@@ -116,7 +116,7 @@ def write(
     fitted = fit(losses)
     scores = score_table(fitted, runs, losses, rates)
     parts = (
-        opening(runs, losses, fitted),
+        opening(runs, losses, fitted, planned),
         "## Scores",
         scores,
         "## Contrasts",
@@ -137,7 +137,7 @@ def write(
     print("\n\n".join(parts))
 
 
-def opening(runs: Mapping[Key, Run], losses: Mapping[Key, float], fitted: Fit) -> str:
+def opening(runs: Mapping[Key, Run], losses: Mapping[Key, float], fitted: Fit, planned: int) -> str:
     run = next(iter(runs.values()))
     model, data, derived = (run.config[part] for part in ("model", "data", "derived"))
     hours = sum(r.summary["seconds"] for r in runs.values()) / 3600
@@ -149,7 +149,7 @@ def opening(runs: Mapping[Key, Run], losses: Mapping[Key, float], fitted: Fit) -
     rankbound prepare --vocab_size {model["vocab_size"]}
     python bench/head_study.py
 
-{machine()}. {len(runs)} scored runs, {hours:.1f} hours of one core in all, beside the grid's.
+{machine()}. {len(runs)} of {planned} scored runs, {hours:.1f} hours of one core in all, beside the grid's.
 
 - State of the Union addresses, vocabulary {model["vocab_size"]:,}, unigram entropy {entropy:.3f} nats.
 - Width {model["hidden_size"]}, {model["num_hidden_layers"]} layers, {precision}, {tokens:,} tokens a run
