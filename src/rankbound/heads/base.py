@@ -126,8 +126,12 @@ class Head(nn.Module, ABC):
         raise NotImplementedError
 
     def tie(self, weight: nn.Parameter) -> None:
-        """Share the embedding's (V, D) matrix instead of a matrix of one's own."""
-        raise InputError(f"{type(self).__name__} has no (vocab_size, hidden_size) matrix to tie")
+        """Share the embedding's (V, D) matrix instead of the head's own `weight`, where that is one."""
+        own = getattr(self, "weight", None)
+        if own is None or tuple(own.shape) != (self.vocab_size, self.hidden_size):
+            raise InputError(f"{type(self).__name__} has no (vocab_size, hidden_size) matrix to tie")
+        check_tied(self, weight)
+        self.weight = weight
 
     def label(self) -> str:
         """Name with the settings that matter, for tables and figures."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from rankbound.errors import InputError
 from rankbound.heads.base import at_least_one
 from rankbound.heads.softmax import LinearReadout
 
@@ -81,7 +82,7 @@ class Factorized(LinearReadout):
 
     def tie(self, weight: nn.Parameter) -> None:
         """Refused at every rank: A is read at the rank, not at the hidden size."""
-        super(LinearReadout, self).tie(weight)
+        raise InputError("Factorized has no (vocab_size, hidden_size) matrix to tie")
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}" + (", bias=True" if self.bias is not None else "")

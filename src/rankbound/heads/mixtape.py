@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.errors import InputError
-from rankbound.heads.base import at_least_one, check_tied, normal_
+from rankbound.heads.base import at_least_one, normal_
 from rankbound.heads.contexts import Activation, Contexts
 from rankbound.heads.softmax import SoftmaxHead
 
@@ -107,12 +107,6 @@ class Mixtape(SoftmaxHead):
     @property
     def logits_per_token(self) -> int:
         return (2 * self.components - 1) * self.vocab_size
-
-    def tie(self, weight: nn.Parameter) -> None:
-        if self.latent_size != self.hidden_size:
-            super().tie(weight)
-        check_tied(self, weight)
-        self.weight = weight
 
     def extra_repr(self) -> str:
         latent = f", latent_size={self.latent_size}" if self.latent_size != self.hidden_size else ""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.errors import InputError
-from rankbound.heads.base import Head, at_least_one, check_tied, normal_, not_negative, widened
+from rankbound.heads.base import Head, at_least_one, normal_, not_negative, widened
 from rankbound.heads.contexts import Activation, Contexts, Mixing, imbalance, usage
 from rankbound.heads.kernels import target_log_prob, target_log_prob_and_normalizer
 from rankbound.heads.softmax import LinearReadout
@@ -124,8 +124,7 @@ class MixtureOfSoftmaxes(Head):
                 f"MixtureOfSoftmaxes(latent_size={self.latent_size}) has no (vocab_size, hidden_size) "
                 f"matrix to tie; leave latent_size out or set it to hidden_size = {self.hidden_size}"
             )
-        check_tied(self, weight)
-        self.weight = weight
+        super().tie(weight)
 
     def extra_repr(self) -> str:
         latent = f", latent_size={self.latent_size}" if self.latent_size != self.hidden_size else ""

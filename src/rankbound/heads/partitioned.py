@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.errors import InputError
-from rankbound.heads.base import check_tied, normal_
+from rankbound.heads.base import normal_
 from rankbound.heads.contexts import projections
 from rankbound.heads.kernels import target_log_prob_and_normalizer
 from rankbound.heads.softmax import SoftmaxHead
@@ -78,10 +78,6 @@ class _Facets(SoftmaxHead):
 
     def flops_per_token(self) -> int:
         return 2 * self.hidden_size * (self.vocab_size + self.parts * self.hidden_size)
-
-    def tie(self, weight: nn.Parameter) -> None:
-        check_tied(self, weight)
-        self.weight = weight
 
     def extra_repr(self) -> str:
         return f"parts={self.parts}"

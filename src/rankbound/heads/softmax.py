@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from rankbound.heads.base import Head, at_least_one, check_tied, normal_, widened
+from rankbound.heads.base import Head, at_least_one, normal_, widened
 from rankbound.heads.kernels import (
     logits_log_prob_and_normalizer,
     target_log_prob,
@@ -102,12 +102,6 @@ class LinearReadout(SoftmaxHead):
 
     def flops_per_token(self) -> int:
         return 2 * self.vocab_size * self.weight.shape[1]
-
-    def tie(self, weight: nn.Parameter) -> None:
-        if self.weight.shape[1] != self.hidden_size:
-            super().tie(weight)
-        check_tied(self, weight)
-        self.weight = weight
 
     def extra_repr(self) -> str:
         return "bias=True" if self.bias is not None else ""
