@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rankbound.errors import InputError
-from rankbound.heads.backends import Backend, row_nll
+from rankbound.heads.backends import Backend, RowNLL, row_nll
 from rankbound.heads.base import Head
 from rankbound.heads.kernels import compute_dtype
 
@@ -70,7 +70,9 @@ class ChunkedLoss(nn.Module):
         self.logit_budget = logit_budget
         self._logits_per_token = head.logits_per_token * (2 if label_smoothing else 1)
         self._nll = row_nll(head, backend)
-        self._row_losses = row_losses(head, z_loss, label_smoothing, backend)
+        if z_loss and backend != "own":
+            raise InputError(f"z_loss needs the loss's own backend, and backend is {backend}")
+        self._row_losses = row_losses(head, self._nll, z_loss, label_smoothing)
         self._plain = not z_loss and not label_smoothing
         compile = compile and head.compiles and backend == "own"
         self._compiled = torch.compile(self._row_losses, dynamic=False) if compile else None
@@ -107,13 +109,10 @@ class ChunkedLoss(nn.Module):
         return max(1, -(-rows // chunks))
 
 
-def row_losses(head: Head, z_loss: float, label_smoothing: float, backend: Backend) -> RowLosses:
+def row_losses(head: Head, nll_of: RowNLL, z_loss: float, label_smoothing: float) -> RowLosses:
     """What a row adds to the loss, and its negative log-likelihood."""
-    nll_of = row_nll(head, backend)
     if z_loss and type(head).nll_and_normalizers is Head.nll_and_normalizers:
         raise InputError(f"{head.label()} does not tell its normalisers, so z_loss must be 0")
-    if z_loss and backend != "own":
-        raise InputError(f"z_loss needs the loss's own backend, and backend is {backend}")
 
     def losses(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         if z_loss:
