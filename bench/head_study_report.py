@@ -51,6 +51,8 @@ CONTRASTS = (
 )
 
 REFERENCE = "linear"
+HISTORY = """The runs of 20 November 2026 are older than two changes: the losses of `Partitioned`,
+  `LinearlyPartitioned` and `Adaptive` were rewritten for speed, and mixtures' biases no longer decay."""
 Key = tuple[str, Any]
 
 
@@ -63,6 +65,12 @@ class Fit:
     covariance: np.ndarray  # of the heads' effects, in units of the noise's variance
     noise: float
     freedom: int
+    noise_by_head: dict[str, float]
+
+    @property
+    def loudest(self) -> str:
+        """The head whose runs scatter most."""
+        return max(self.noise_by_head, key=lambda name: self.noise_by_head[name])
 
     def difference(self, a: str, b: str) -> tuple[float, float, float]:
         """a less b in nats, half-width of its 95 % interval, p-value."""
@@ -91,9 +99,14 @@ def fit(losses: Mapping[Key, float]) -> Fit:
     freedom = len(losses) - np.linalg.matrix_rank(design)
     if freedom < 1:
         raise SystemExit("too few finished runs for an interval: two heads at two seeds are the least")
-    noise = float(np.sqrt(((values - design @ solution) ** 2).sum() / freedom))
+    residuals = values - design @ solution
+    noise = float(np.sqrt((residuals**2).sum() / freedom))
+    rows = {name: [i for i, (n, _) in enumerate(losses) if n == name] for name in names}
+    by_head = {
+        n: float(np.sqrt((residuals[i] ** 2).sum() / (len(i) - 1))) for n, i in rows.items() if len(i) > 1
+    }
     covariance = np.linalg.pinv(design.T @ design)[: len(names), : len(names)]
-    return Fit(names, solution[: len(names)], covariance, noise, int(freedom))
+    return Fit(names, solution[: len(names)], covariance, noise, int(freedom), by_head)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -120,7 +133,11 @@ def write(
         "## Scores",
         scores,
         "## Contrasts",
-        contrast_table(fitted),
+        "The last two figures pool the noise without the loudest head's runs. That was decided after "
+        "seeing how loud it is, so the readings are those of all heads.",
+        contrast_table(
+            fitted, fit({key: loss for key, loss in losses.items() if key[0] != fitted.loudest})
+        ),
         "## Learning rates",
         "Validation loss of the tuning seed; the best is what the head trained with. The grid is the same "
         "for every head, and goes on by the same factor where the best was at an end.",
@@ -144,6 +161,8 @@ def opening(runs: Mapping[Key, Run], losses: Mapping[Key, float], fitted: Fit, p
     seeds = sorted({seed for _, seed in losses})
     tokens, precision = run.summary["tokens"], run.config["trainer"]["precision"]
     entropy = derived["unigram_entropy"]
+    loudest = fitted.loudest
+    middle = float(np.median(list(fitted.noise_by_head.values())))
     return f"""# All heads, one width, matched parameters
 
     rankbound prepare --vocab_size {model["vocab_size"]}
@@ -161,10 +180,13 @@ def opening(runs: Mapping[Key, Run], losses: Mapping[Key, float], fitted: Fit, p
   body" have `Linear`'s and are not matched: their other head is for training only, or theirs is smaller.
 - Noise left after head and seed: standard deviation {fitted.noise:.4f} nats, {fitted.freedom} degrees of
   freedom, pooled over all heads. Intervals are 95 % t intervals of differences within seeds, one by one;
-  "reads" goes by p-values adjusted for the number of contrasts.
+  "reads" goes by p-values adjusted for the number of contrasts. Heads are not alike in it: the median head
+  has {middle:.4f}, {loudest} {fitted.noise_by_head[loudest]:.4f}, so intervals are too wide for most
+  contrasts and too narrow for those of {loudest}.
 - A head's loss is the model's estimate at the mean of all seeds, also where it ran with three of them.
 - The rates were chosen on the split that scores, from steps of two and by one seed: the gap between a
   head's two best rates, in the table of rates, is a measure of what that leaves undecided.
+- {HISTORY}
 - Small models, one corpus, few tokens: what holds here need not hold where models saturate."""
 
 
@@ -194,15 +216,26 @@ def score_table(
     return table(header, rows)
 
 
-def contrast_table(fitted: Fit) -> str:
+def contrast_table(fitted: Fit, quiet: Fit) -> str:
     known = [c for c in CONTRASTS if c[0] in fitted.names and c[1] in fitted.names]
     found = [fitted.difference(a, b) for a, b, _ in known]
     adjusted = holm([p for *_, p in found])
+    beside = _quiet(fitted, quiet, known)
     rows = [
-        (f"{a} - {b}", f"{value:+.4f} ± {half:.4f}", f"{p:.2g}", _reading(value, p), says)
-        for (a, b, says), (value, half, _), p in zip(known, found, adjusted, strict=True)
+        (f"{a} - {b}", f"{value:+.4f} ± {half:.4f}", f"{p:.2g}", _reading(value, p), *others, says)
+        for (a, b, says), (value, half, _), p, others in zip(known, found, adjusted, beside, strict=True)
     ]
-    return table(("difference", "nats", "adjusted p", "reads", "of"), rows)
+    return table(("difference", "nats", "adjusted p", "reads", "quiet ±", "quiet p", "of"), rows)
+
+
+def _quiet(fitted: Fit, quiet: Fit, known: Sequence[tuple[str, str, str]]) -> list[tuple[str, str]]:
+    """Half-width and adjusted p of each contrast with the quiet heads' noise; blanks for the loudest's."""
+    found = {(a, b): quiet.difference(a, b) for a, b, _ in known if {a, b} <= set(quiet.names)}
+    adjusted = dict(zip(found, holm([p for *_, p in found.values()]), strict=True))
+    return [
+        (f"{found[a, b][1]:.4f}", f"{adjusted[a, b]:.2g}") if (a, b) in found else ("", "")
+        for a, b, _ in known
+    ]
 
 
 def _reading(value: float, p: float) -> str:
