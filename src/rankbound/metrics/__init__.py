@@ -1,24 +1,129 @@
 """Measurements: pure functions of tensors, and torchmetrics classes where a state adds up over batches."""
 
-from rankbound.metrics.geometry import anisotropy, mean_norm
+from rankbound.metrics.alignment import Alignment, readout_alignment
+from rankbound.metrics.circuits import AttentionCircuit, attention_circuits
+from rankbound.metrics.geometry import (
+    CentredAnisotropy,
+    Geometry,
+    anisotropy,
+    centred_anisotropy,
+    dimension_shares,
+    isoscore,
+    mean_norm,
+    norm_spread,
+    outlier_dimensions,
+    partition_isotropy,
+)
+from rankbound.metrics.gradient import (
+    Descent,
+    DescentCosine,
+    descent_cosine,
+    gradient_ranks,
+    linear_descent_cosine,
+)
 from rankbound.metrics.language import TokenLoss
+from rankbound.metrics.log_prob import (
+    LogProbMatrix,
+    distinct_contexts,
+    linear_log_prob_spectrum,
+    log_prob_spectrum,
+    log_prob_summary,
+)
+from rankbound.metrics.neighbours import IntrinsicDimension, TwoNN, two_nn, two_nn_scales
+from rankbound.metrics.retention import (
+    Retained,
+    Retention,
+    Span,
+    jacobian_retention,
+    jacobian_span,
+    linear_retention,
+)
+from rankbound.metrics.similarity import LinearCKA, UnbiasedLinearCKA, hsic, linear_cka
+from rankbound.metrics.singular import Spectrum, singular_values
 from rankbound.metrics.spectrum import (
+    condition_number,
     effective_rank,
+    energy_dimensions,
+    energy_effective_rank,
+    numerical_rank,
     participation_ratio,
+    power_law,
+    proportional_effective_rank,
+    residual_energy,
     singular_entropy,
-    singular_values,
     spectrum_summary,
     stable_rank,
 )
+from rankbound.metrics.unargmaxable import ArgmaxReport, find_unargmaxable
+from rankbound.metrics.weights import (
+    output_value,
+    output_value_gradient,
+    output_value_gradient_spectra,
+    output_value_spectra,
+    value_weight,
+    weight_ranks,
+)
 
 __all__ = [
+    "Alignment",
+    "ArgmaxReport",
+    "AttentionCircuit",
+    "CentredAnisotropy",
+    "Descent",
+    "DescentCosine",
+    "Geometry",
+    "IntrinsicDimension",
+    "LinearCKA",
+    "LogProbMatrix",
+    "Retained",
+    "Retention",
+    "Span",
+    "Spectrum",
     "TokenLoss",
+    "TwoNN",
+    "UnbiasedLinearCKA",
     "anisotropy",
+    "attention_circuits",
+    "centred_anisotropy",
+    "condition_number",
+    "descent_cosine",
+    "dimension_shares",
+    "distinct_contexts",
     "effective_rank",
+    "energy_dimensions",
+    "energy_effective_rank",
+    "find_unargmaxable",
+    "gradient_ranks",
+    "hsic",
+    "isoscore",
+    "jacobian_retention",
+    "jacobian_span",
+    "linear_cka",
+    "linear_descent_cosine",
+    "linear_log_prob_spectrum",
+    "linear_retention",
+    "log_prob_spectrum",
+    "log_prob_summary",
     "mean_norm",
+    "norm_spread",
+    "numerical_rank",
+    "outlier_dimensions",
+    "output_value",
+    "output_value_gradient",
+    "output_value_gradient_spectra",
+    "output_value_spectra",
     "participation_ratio",
+    "partition_isotropy",
+    "power_law",
+    "proportional_effective_rank",
+    "readout_alignment",
+    "residual_energy",
     "singular_entropy",
     "singular_values",
     "spectrum_summary",
     "stable_rank",
+    "two_nn",
+    "two_nn_scales",
+    "value_weight",
+    "weight_ranks",
 ]
