@@ -189,14 +189,13 @@ class TokenData(LightningDataModule):
         size = self._valid_batch_size or self._windows_a_pass(world_size)
         return self._loader(self._valid, [share[i : i + size] for i in range(0, len(share), size)])
 
-    def probe(self, num_windows: int, seed: int) -> Tensor:
-        """Return fixed inputs of the valid split, the same on each rank.
+    def probe(self, num_windows: int, seed: int) -> Batch:
+        """Return fixed tokens of the valid split and those that follow them, the same on each rank.
 
-        Shape (num_windows, window), int64; fewer where the split has fewer, none comes twice.
+        Both (num_windows, window) int64; fewer windows where the split has fewer, none comes twice.
         """
         size = min(num_windows, len(self._valid))
-        tokens, _ = self._valid[SampleOrder(len(self._valid), size, seed).batch(0)]
-        return tokens
+        return self._valid[SampleOrder(len(self._valid), size, seed).batch(0)]
 
     def _windows_a_pass(self, world_size: int) -> int:
         return self._micro_batch_size or max(self.batch_size // world_size, 1)

@@ -8,14 +8,12 @@ therefore take the plain way, whose (T, T) scores still fit the cache.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from rankbound.model.norm import norm_layer
+from rankbound.model.norm import Norm, norm_layer
 from rankbound.model.rotary import rotate
 
 CPU_SHORT_WINDOW = 256  # tokens; beyond it the flash kernel wins on a CPU too
@@ -29,7 +27,7 @@ class Attention(nn.Module):
         hidden_size: int,
         num_attention_heads: int,
         use_bias: bool,
-        qk_norm: Literal["layernorm", "rmsnorm"] | None,
+        qk_norm: Norm | None,
         norm_eps: float,
         dropout: float,
     ) -> None:

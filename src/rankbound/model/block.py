@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.model.attention import Attention
-from rankbound.model.norm import norm_layer
+from rankbound.model.norm import Norm, norm_layer
 
 
 class Block(nn.Module):
@@ -22,7 +22,7 @@ class Block(nn.Module):
         hidden_size: int,
         num_attention_heads: int,
         intermediate_size: int,
-        norm: Literal["layernorm", "rmsnorm"],
+        norm: Norm,
         norm_eps: float,
         activation: Literal["gelu", "swiglu"],
         parallel_residual: bool,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rankbound.errors import InputError
 from rankbound.model.block import Block
-from rankbound.model.norm import norm_layer
+from rankbound.model.norm import Norm, norm_layer
 from rankbound.model.rotary import rotary_table, rotated_size
 
 
@@ -36,7 +36,7 @@ class GPT(nn.Module):
         max_position_embeddings: longest sequence.
         rotary_pct: share of each attention head's dimensions that is rotated, two at least; 0 for none.
         rotary_emb_base: base of the rotary frequencies.
-        norm: `layernorm` (with shift) or `rmsnorm`.
+        norm: `layernorm` (with shift), `layernorm_without_shift` or `rmsnorm`.
         norm_eps: added to the variance.
         activation: `gelu`, or `swiglu` (gated, no biases of its own).
         parallel_residual: attention and feed-forward both read the block's input.
@@ -59,7 +59,7 @@ class GPT(nn.Module):
         max_position_embeddings: int = 2048,
         rotary_pct: float = 0.25,
         rotary_emb_base: float = 10_000.0,
-        norm: Literal["layernorm", "rmsnorm"] = "layernorm",
+        norm: Norm = "layernorm",
         norm_eps: float = 1e-5,
         activation: Literal["gelu", "swiglu"] = "gelu",
         parallel_residual: bool = True,
