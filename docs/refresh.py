@@ -1,6 +1,6 @@
-"""Run the commands that docs/heads.md names and put what they print into the page.
+"""Run the commands that pages name in their blocks and put what they print there.
 
-python docs/refresh.py
+python docs/refresh.py             # heads.md and metrics.md
 """
 
 import re
@@ -9,18 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parent / "heads.md"
-BLOCK = re.compile(r"(<!-- (rankbound .*?) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+PAGES = ("heads.md", "metrics.md")
+BLOCK = re.compile(
+    r"(<!-- ((?:rankbound|python bench/accuracy.py).*?) -->\n).*?(<!-- end -->)", flags=re.DOTALL
+)
 
 
 def printed(found: re.Match[str]) -> str:
     """A block with what its command prints now."""
-    arguments = shlex.split(found[2])[1:]
-    done = subprocess.run(
-        [sys.executable, "-m", "rankbound.cli", *arguments], check=True, capture_output=True, text=True
-    )
+    program, *arguments = shlex.split(found[2])
+    module = ["-m", "rankbound.cli"] if program == "rankbound" else []
+    done = subprocess.run([sys.executable, *module, *arguments], check=True, capture_output=True, text=True)
     return f"{found[1]}{done.stdout.strip()}\n{found[3]}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(BLOCK.sub(printed, PAGE.read_text()))
+    for page in (Path(__file__).parent / name for name in PAGES):
+        page.write_text(BLOCK.sub(printed, page.read_text()))

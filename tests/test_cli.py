@@ -32,7 +32,11 @@ CASES = [
     ("fit --model.head.bias maybe", "model.head.bias must be true or false, not 'maybe'"),
     ("fit --model.schedule Cosin", "there is no Cosin; did you mean Cosine?"),
     ("fit --model.init pythi", "model.init must be one of pythia, gpt2, not 'pythi'"),
-    ("fit --recorder.evry 3", "there is no setting recorder.evry; did you mean recorder.every?"),
+    (
+        "fit --recorder.measurements+=WeigtRanks",
+        "there is no WeigtRanks; did you mean WeightRanks? Known are",
+    ),
+    ("fit --recorder.when.evry 3", "no setting recorder.when.evry; did you mean recorder.when.every?"),
     ("fit --config nope.yaml", "File does not exist"),
     ("fit --config key.yaml", "there is no setting model.hiden_size; did you mean model.hidden_size?"),
     ("fit --config option.yaml", "has no setting componens; did you mean components?"),

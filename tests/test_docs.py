@@ -1,4 +1,4 @@
-"""docs/heads.md: its tables are what the commands print, and its example is a head."""
+"""docs/: tables are what their commands print, and examples run as they stand."""
 
 import os
 import re
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from rankbound import load_run
 from rankbound.cli import main
 from rankbound.heads import all_heads
+from rankbound.training.measurements import DEFAULT, all_measurements
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "heads.md"
@@ -67,3 +69,29 @@ def test_the_example_head_passes_the_contract_and_trains(grown, corpus):
     run(grown, "rankbound.cli", "fit", *data, *body, "--model.head", "Angular", "--run_dir", "run")
     listed = run(grown, "rankbound.cli", "compare", "run", "--output", "report.html")
     assert "Angular" in listed
+
+
+def test_the_examples_of_metrics_run_as_they_stand(tmp_path):
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(examples) == 2
+    for code in examples:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "failed" not in done.stderr
+    names = load_run(tmp_path / "checkpoints" / "mine").metrics["name"]
+    assert {"norm/weight", "hidden/body/anisotropy", "retention/share"} <= set(names)
+    assert not names.str.startswith("failed").any()
+
+
+def test_every_measurement_is_described():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)
+    assert listed[: len(DEFAULT)] == list(DEFAULT)
+    assert sorted(listed) == list(all_measurements())

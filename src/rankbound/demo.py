@@ -72,7 +72,7 @@ class Cell:
             "model.total_steps": steps,
             "model.compile": mode.compile,
             "trainer.precision": mode.precision,
-            "recorder.every": 50,
+            "recorder.when.every": 50,
             "evaluate.every": 50,
         }
         return [part for name, value in settings.items() for part in (f"--{name}", str(value))]

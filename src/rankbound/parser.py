@@ -67,7 +67,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if unknown := _NO_CLASS.search(message):
         classes = sorted(_classes(key, parser))
         return (
-            f"{key}: there is no {unknown['name']}{nearest(unknown['name'], classes)} "
+            f"{key}: there is no {unknown['name']}{nearest(unknown['name'], classes) or '.'} "
             f"Known are {', '.join(classes)}, and any importable class by its path"
         )
     if missing := _NO_MODULE.search(message):
@@ -104,12 +104,20 @@ def _actions(parser: Any) -> Iterator[Any]:
 def _classes(key: str, parser: Any) -> set[str]:
     """Names of the classes that the setting `key` takes."""
     types = [getattr(a, "_typehint", None) for a in _actions(parser) if a.dest == key]
-    bases = [part for type_ in types for part in (type_, *get_args(type_)) if inspect.isclass(part)]
-    return {name for base in bases for name in _concrete(base)}
+    return {name for type_ in types for base in _parts(type_) for name in _concrete(base)}
+
+
+def _parts(type_: Any) -> Iterator[type]:
+    """The classes that a type is made of, such as those of `list[A] | None`."""
+    if inspect.isclass(type_) and not get_args(type_):
+        yield type_
+    for part in get_args(type_):
+        yield from _parts(part)
 
 
 def _concrete(base: type) -> Iterator[str]:
-    if not inspect.isabstract(base) and base.__module__.partition(".")[0] == __name__.partition(".")[0]:
+    public = not (inspect.isabstract(base) or base.__name__.startswith("_"))
+    if public and base.__module__.partition(".")[0] == __name__.partition(".")[0]:
         yield base.__name__
     subclasses: list[type] = base.__subclasses__()
     for subclass in subclasses:

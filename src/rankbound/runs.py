@@ -21,26 +21,34 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pandas as pd
 import yaml
+from numpy.typing import NDArray
 
 from rankbound.errors import InputError
 
 CONFIG, ENVIRONMENT, SUMMARY = "config.yaml", "environment.json", "summary.json"
 METRICS, SPECTRA = "metrics.csv", "spectra.jsonl"
+STATES = "states"
 # A killed run's data workers notice within 5 s and hold its lock until then.
 LOCK_PATIENCE = 10.0
 
 LAST_CHECKPOINT, STEP_CHECKPOINT = "last.ckpt", "step={step}.ckpt"
 
-#: Rows about the clock and the machine; everything else repeats bit for bit when a run is resumed.
+#: Rows about the clock and the machine, with those below them; all others repeat bit for bit on resume.
 VOLATILE = frozenset({"tokens_per_second", "peak_memory_bytes", "recorder_seconds"})
+
+
+def is_volatile(name: str) -> bool:
+    """Whether a row's value is about the clock or the machine."""
+    return name.split("/")[0] in VOLATILE
 
 
 class RunWriter:
@@ -92,6 +100,29 @@ class RunWriter:
     def _append(self, name: str, lines: Iterable[str]) -> None:
         self._files[name].write("".join(lines).encode())
         self._files[name].flush()
+
+
+def save_states(run_dir: Path, step: int, states: Mapping[str, NDArray[np.float32]]) -> None:
+    """Keep arrays of a step by name, over those of an earlier try at the same step."""
+    folder = run_dir / STATES
+    folder.mkdir(exist_ok=True)
+    partial = folder / f"step={step}.partial.npz"
+    arrays: dict[str, Any] = dict(states)
+    np.savez(partial, **arrays)
+    partial.replace(folder / f"step={step}.npz")
+
+
+def saved_states(run_dir: Path) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
+    """Steps and the arrays kept at each, in order."""
+    files = (run_dir / STATES).glob("step=*[0-9].npz")
+    for step in sorted(int(path.stem.removeprefix("step=")) for path in files):
+        with np.load(run_dir / STATES / f"step={step}.npz") as saved:
+            yield step, dict(saved)
+
+
+def remove_states(run_dir: Path) -> None:
+    """Remove what `save_states` kept."""
+    shutil.rmtree(run_dir / STATES, ignore_errors=True)
 
 
 def remove_unsaved(run_dir: Path) -> None:

@@ -5,14 +5,14 @@ import shutil
 import pytest
 
 from rankbound import load_run
-from rankbound.runs import VOLATILE
+from rankbound.runs import is_volatile
 
 pytestmark = pytest.mark.slow
 
 
 def rows(run_dir):
     metrics = load_run(run_dir).metrics
-    metrics = metrics[~metrics["name"].isin(VOLATILE)]
+    metrics = metrics[~metrics["name"].map(is_volatile)]
     return metrics.set_index(["step", "name"])["value"]
 
 

@@ -190,7 +190,7 @@ def test_a_checkpoint_from_another_vocabulary_is_refused(run, rankbound, run_dir
 
 def test_a_time_limit_ends_a_run_that_can_go_on(run, rankbound, small, tmp_path):
     args = [*small, "--model.total_steps", 20_000, "--run_dir", tmp_path / "run"]
-    args += ["--checkpoints.every", 100_000, "--recorder.every", 100_000, "--evaluate.every", 100_000]
+    args += ["--checkpoints.every", 100_000, "--recorder.when.every", 100_000, "--evaluate.every", 100_000]
     rankbound("fit", *args, "--trainer.max_time", "00:00:00:01")
     stopped = load_run(tmp_path / "run")
     assert stopped.summary == {}

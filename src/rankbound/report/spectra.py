@@ -82,7 +82,8 @@ def _panel(axes: Axes, run: Run, colours: ScalarMappable) -> float:
 def _by_step(run: Run) -> dict[int, NDArray[np.float64]]:
     """Sorted singular values at each step, the mean over a mixture's components."""
     found: dict[int, NDArray[np.float64]] = {}
-    shown = run.spectra[run.spectra["matrix"].isin(facts.shown_matrices(run.spectra["matrix"].tolist()))]
+    of_head = run.spectra[~run.spectra["matrix"].str.contains("/")]  # not those of log-probabilities
+    shown = of_head[of_head["matrix"].isin(facts.shown_matrices(of_head["matrix"].tolist()))]
     for step, rows in shown.groupby("step"):
         lists = rows["values"].tolist()
         found[int(str(step))] = np.mean([v for v in lists if len(v) == len(lists[0])], axis=0)

@@ -22,7 +22,7 @@ from rankbound import runs
 from rankbound.errors import InputError
 from rankbound.training.checkpoint_io import link_last, step_checkpoints
 from rankbound.training.record import record_of
-from rankbound.training.recorder import Recorder
+from rankbound.training.recorder import ProbeRecorder
 from rankbound.training.steps import StepCallback, total_steps
 
 
@@ -102,7 +102,7 @@ class Checkpoints(StepCallback, Checkpoint):
     def _recorded(self, trainer: L.Trainer, step: int) -> bool:
         if not self.keep_recorded:
             return False
-        recorders = (c for c in trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]
+        recorders = (c for c in trainer.callbacks if isinstance(c, ProbeRecorder))  # type: ignore[attr-defined]
         return any(recorder.due(step, total_steps(trainer)) for recorder in recorders)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

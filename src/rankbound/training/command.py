@@ -29,6 +29,7 @@ from rankbound.training.checkpoints import Checkpoints
 from rankbound.training.checks import check_trainer, complete
 from rankbound.training.evaluate import Evaluate
 from rankbound.training.match_options import MATCH_OPTIONS, add_match_options, solve_match
+from rankbound.training.measurements import DEFAULT
 from rankbound.training.memory import keep_freed_memory
 from rankbound.training.module import Pretraining
 from rankbound.training.progress import ProgressBar
@@ -89,6 +90,7 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("model.total_steps", "trainer.max_steps")
         parser.add_lightning_class_args(TrainLog, "train_log")
         parser.add_lightning_class_args(Recorder, "recorder")
+        parser.set_defaults({"recorder.measurements": [{"class_path": name} for name in DEFAULT]})
         parser.add_lightning_class_args(Evaluate, "evaluate")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_argument(

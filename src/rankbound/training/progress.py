@@ -63,6 +63,7 @@ def figures(latest: dict[str, float]) -> str:
     parts = {
         "train/loss": "loss {:.3f}",
         "valid/loss": "valid {:.3f}",
+        "hidden/head_input/anisotropy": "anisotropy {:.2f}",
         "tokens_per_second": "{:,.0f} tokens/s",
     }
     return "  ".join(form.format(latest[name]) for name, form in parts.items() if name in latest)

@@ -9,8 +9,9 @@ Design decisions:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from lightning.pytorch import Callback
 
 from rankbound import runs
 from rankbound.errors import InputError
+from rankbound.training.histograms import log_histogram
 from rankbound.training.machine import environment
 from rankbound.training.module import Pretraining
 from rankbound.training.same_run import check_derived, check_same_settings, derived
@@ -38,7 +40,7 @@ class RunRecord(Callback):
     def __init__(self, run_dir: Path, settings: Mapping[str, Any], resumed: bool) -> None:
         self.run_dir = run_dir
         self.latest: dict[str, float] = {}
-        self.seconds = {"total": 0.0, "aside": 0.0, "recorder": 0.0}
+        self.seconds = defaultdict(float, total=0.0, aside=0.0, recorder=0.0)
         self._settings = dict(settings)
         self.resumed = resumed
         self._writer: runs.RunWriter | None = None
@@ -74,19 +76,29 @@ class RunRecord(Callback):
         for logger in self._loggers:
             logger.log_metrics(dict(values), step)
 
-    def write_spectrum(self, step: int, matrix: str, values: Iterable[float]) -> None:
+    def write_spectrum(self, step: int, matrix: str, values: list[float]) -> None:
         if self._writer is not None:
             self._writer.spectrum(step, matrix, values)
+        for logger in self._loggers:
+            log_histogram(logger, f"spectra/{matrix}", values, step)
 
     @contextmanager
-    def aside(self, *names: str) -> Iterator[None]:
-        """Count the time inside as not training, and under `names`."""
-        self._synchronize()  # or work queued by training would be charged here
+    def timed(self, *names: str) -> Iterator[None]:
+        """Count the time inside under `names`."""
+        self._synchronize()  # or work queued before would be charged here
         start = time.perf_counter()
         yield
         self._synchronize()
-        for name in ("aside", *names):
+        for name in names:
             self.seconds[name] += time.perf_counter() - start
+
+    def aside(self, *names: str) -> AbstractContextManager[None]:
+        """Count the time inside as not training, and under `names`."""
+        return self.timed("aside", *names)
+
+    def clock(self, prefix: str) -> dict[str, float]:
+        """Seconds counted so far under names that begin so."""
+        return {name: spent for name, spent in self.seconds.items() if name.startswith(prefix)}
 
     def training_seconds(self) -> float:
         """Seconds of this process's training so far, less what was set aside."""
@@ -102,10 +114,10 @@ class RunRecord(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         position = {} if self._writer is None else self._writer.position()
-        return {"position": position, "seconds": self.seconds | {"total": self._total()}}
+        return {"position": position, "seconds": dict(self.seconds) | {"total": self._total()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds = dict(state_dict["seconds"])
+        self.seconds = defaultdict(float, state_dict["seconds"])
         if self._writer is not None:
             self._writer.truncate(state_dict["position"])
 

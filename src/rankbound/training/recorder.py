@@ -1,93 +1,234 @@
-"""The recorder: head spectrum and state geometry while a model trains.
+"""The recorder: measurements of a model on a fixed probe set while it trains.
 
 Design decisions:
-- Everything is measured on one fixed probe set, so values compare over steps, runs and heads.
-- It runs the uncompiled module in float32 without dropout: hooks on a compiled one are silently not
-  called, and mixed precision would round the directions it measures.
-- Steps 0, 1, 2, 4, 8, ... show the beginning, every N the rest, and the end is always there.
+- One callback runs a list of measurements, each a class that the config names; schedules are settings of
+  the recorder and, where a measurement costs more, of its own.
+- Everything is measured on one probe set, chosen by seed, whose hash stands in the run's config: values
+  compare over steps, runs and heads.
 - Rank 0 measures. Parameters are the same on every process, and so is the probe set.
+- A measurement that cannot be made (too few states, a solver that fails) is recorded as failed and named
+  once; training goes on. So are weights that are not finite.
+- Nothing that measures touches the random state that training draws from.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+import sys
+import time
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import lightning as L  # noqa: N812
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankbound.errors import InputError
-from rankbound.metrics import anisotropy, mean_norm, singular_values, spectrum_summary
-from rankbound.training.language_model import LanguageModel
+from rankbound.training.measurements import Measurement, default_measurements
 from rankbound.training.module import Pretraining
+from rankbound.training.observed import Observed, ObservedRun
 from rankbound.training.record import record_of
 from rankbound.training.steps import StepCallback, total_steps
+from rankbound.training.when import When
+
+#: A measurement that raises one of these has failed; anything else is a defect.
+FAILURES = (InputError, torch.linalg.LinAlgError, torch.OutOfMemoryError)  # type: ignore[attr-defined]
 
 
-class Recorder(StepCallback):
-    """Records each head matrix's singular values and each layer's anisotropy and norm.
+class Journal(Protocol):
+    """Where rows go: a `RunRecord`, or what stands in for one."""
+
+    run_dir: Path
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append rows."""
+
+    def write_spectrum(self, step: int, matrix: str, values: list[float]) -> None:
+        """Append singular values."""
+
+    def aside(self, *names: str) -> AbstractContextManager[None]:
+        """Count the time inside as not training, and under `names`."""
+
+    def timed(self, *names: str) -> AbstractContextManager[None]:
+        """Count the time inside under `names`."""
+
+    def clock(self, prefix: str) -> dict[str, float]:
+        """Seconds counted so far under names that begin so."""
+
+
+class ProbeRecorder(StepCallback):
+    """Runs measurements at the steps they are due; what is observed and where rows go, subclasses say.
 
     Args:
-        every: steps between records, beside step 0, powers of two and the end.
-        probe_windows: windows of the valid split that the states are measured on.
-        probe_seed: chooses the windows.
+        measurements: what is measured; `measurements.DEFAULT` if not given.
+        when: the steps to measure at, for measurements without a schedule of their own.
     """
 
-    def __init__(self, every: int = 100, probe_windows: int = 16, probe_seed: int = 0) -> None:
-        if every < 1 or probe_windows < 1:
-            raise InputError(
-                f"recorder.every is {every} and recorder.probe_windows is {probe_windows}; "
-                "both must be at least 1"
-            )
-        self.every = every
-        self.probe_windows = probe_windows
-        self.probe_seed = probe_seed
-        self._probe: Tensor | None = None
+    def __init__(self, measurements: list[Measurement] | None = None, when: When = When()) -> None:  # noqa: B008
+        self.measurements = default_measurements() if measurements is None else measurements
+        self.when = when
+        self._measured_at: dict[int, float] = {}  # clock at the last time, by place in the list
+        self._told: set[str] = set()
+
+    @abstractmethod
+    def observe(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> Observed:
+        """The model at this step, on the probe set."""
+
+    @abstractmethod
+    def journal(self, trainer: L.Trainer) -> Journal:
+        """Where rows go."""
+
+    @abstractmethod
+    def resumed(self, trainer: L.Trainer) -> bool:
+        """Whether step 0 is recorded already."""
 
     def due(self, step: int, last: int) -> bool:
-        """Whether `step` is recorded in a run of `last` steps."""
-        return step & (step - 1) == 0 or step % self.every == 0 or step == last
+        """Whether `step` of a run of `last` steps is recorded, whatever the time."""
+        return any((m.when or self.when).due(step, last) for m in self.measurements)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if trainer.global_step == 0 and not record_of(trainer).resumed:
-            self._record(trainer, cast(Pretraining, pl_module), 0)
+        self._measured_at = dict.fromkeys(range(len(self.measurements)), time.monotonic())
+        if trainer.global_step == 0 and not self.resumed(trainer):
+            self.on_step_end(trainer, pl_module, 0)
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        if self.due(step, total_steps(trainer)):
-            self._record(trainer, cast(Pretraining, pl_module), step)
+        if trainer.is_global_zero and (due := self._due_now(step, total_steps(trainer))):
+            journal = self.journal(trainer)
+            with journal.aside("recorder"):
+                seen = self.observe(trainer, pl_module, step)
+                with undisturbed(seen.model):
+                    self._measure(seen, due, journal)
+            journal.write(step, journal.clock("recorder_seconds/"))
 
-    def _record(self, trainer: L.Trainer, module: Pretraining, step: int) -> None:
-        if not trainer.is_global_zero:
-            return
-        record = record_of(trainer)
-        with record.aside("recorder"):
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and trainer.global_step >= total_steps(trainer):
+            for measurement in self.measurements:
+                measurement.close(self.journal(trainer).run_dir)
+
+    def _due_now(self, step: int, last: int) -> list[Measurement]:
+        now, due = time.monotonic(), []
+        for place, measurement in enumerate(self.measurements):
+            when = measurement.when or self.when
+            if when.due(step, last, now - self._measured_at[place]):
+                self._measured_at[place] = now
+                due.append(measurement)
+        return due
+
+    def _measure(self, seen: Observed, due: list[Measurement], journal: Journal) -> None:
+        values: dict[str, float | Tensor] = dict(self._not_finite(seen))
+        if any(measurement.needs_states for measurement in due):
+            with journal.timed("recorder_seconds/probe"):
+                _ = seen.states  # or the first measurement to look would be charged with the forward pass
+        for measurement in due:
+            name = type(measurement).__name__
+            try:
+                with journal.timed(f"recorder_seconds/{name}"):
+                    reading = measurement(seen)
+            except FAILURES as failure:
+                values[f"failed/{name}"] = 1.0
+                self._tell(f"{name} could not be measured at step {seen.step}: {failure}")
+                continue
+            for step, earlier in reading.earlier.items():
+                journal.write(step, numbers(earlier))
+            for matrix, spectrum in reading.spectra.items():
+                journal.write_spectrum(seen.step, matrix, spectrum.tolist())
+            values |= reading.values
+        journal.write(seen.step, numbers(values))
+
+    def _not_finite(self, seen: Observed) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in seen.model.named_parameters():
+            bad = parameter.numel() - parameter.detach().isfinite().sum()
+            if bad:
+                self._tell(f"{int(bad)} values of {name} are not finite at step {seen.step}")
+                yield f"not_finite/{name}", bad
+
+    def _tell(self, line: str) -> None:
+        if line.split(" at step ")[0] not in self._told:
+            self._told.add(line.split(" at step ")[0])
+            print(f"recorder: {' '.join(line.split())}; training goes on", file=sys.stderr, flush=True)
+
+
+class Recorder(ProbeRecorder):
+    """The recorder of this project's runs, on windows of the valid split.
+
+    Args:
+        measurements: what is measured, by class name or path; `--recorder.measurements+=NAME` adds one.
+        when: the steps to measure at, for measurements without a schedule of their own.
+        probe_windows: windows of the valid split that states are measured on.
+        probe_seed: chooses the windows.
+        first_position: states of earlier positions are left out: a window's first token has nothing to
+            attend to, and its state may lie far from all others.
+    """
+
+    def __init__(
+        self,
+        measurements: list[Measurement] | None = None,
+        when: When = When(),  # noqa: B008  (frozen)
+        probe_windows: int = 16,
+        probe_seed: int = 0,
+        first_position: int = 1,
+    ) -> None:
+        super().__init__(measurements, when)
+        if probe_windows < 1:
+            raise InputError(f"recorder.probe_windows is {probe_windows}; it must be at least 1")
+        if first_position < 0:
+            raise InputError(f"recorder.first_position is {first_position}; it must be at least 0")
+        self.probe_windows, self.probe_seed = probe_windows, probe_seed
+        self.first_position = first_position
+        self._probe: tuple[Tensor, Tensor] | None = None
+
+    def observe(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> Observed:
+        if self._probe is None:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            if self._probe is None:
-                self._probe = data.probe(self.probe_windows, self.probe_seed).to(module.device)
-            spectra, values = measure(module.model, self._probe)
-            for matrix, singular in spectra.items():
-                record.write_spectrum(step, matrix, singular.tolist())
-            record.write(step, values)
+            if self.first_position >= data.window:
+                raise InputError(
+                    f"recorder.first_position is {self.first_position}, but data.window is {data.window}; "
+                    "no state would be left"
+                )
+            tokens, targets = data.probe(self.probe_windows, self.probe_seed)
+            self._probe = tokens.to(pl_module.device), targets.to(pl_module.device)
+        model = cast(Pretraining, pl_module).model
+        return ObservedRun(
+            step,
+            model,
+            *self._probe,
+            run_dir=self.journal(trainer).run_dir,
+            last=step == total_steps(trainer),
+            first_position=self.first_position,
+        )
+
+    def journal(self, trainer: L.Trainer) -> Journal:
+        return record_of(trainer)
+
+    def resumed(self, trainer: L.Trainer) -> bool:
+        return record_of(trainer).resumed
 
 
-@torch.no_grad()
-def measure(model: LanguageModel, probe: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Singular values of each head matrix, and every recorded scalar; probe (B, T) int64."""
-    spectra = {name: singular_values(matrix) for name, matrix in model.head.matrices().items()}
-    values = {
-        f"head/{matrix}/{name}": value
-        for matrix, singular in spectra.items()
-        for name, value in spectrum_summary(singular).items()
-    }
-    was_training = model.training
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; modes and random state as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
-    layers = model.body.layers(probe)
-    of_head = model.head.statistics(layers["head_input"].flatten(0, 1))
-    values |= {f"head/{name}": float(value) for name, value in of_head.items()}
-    for layer, states in layers.items():
-        flat = states.flatten(0, 1)
-        values[f"hidden/{layer}/anisotropy"] = float(anisotropy(flat))
-        values[f"hidden/{layer}/norm"] = float(mean_norm(flat))
-    model.train(was_training)
-    return spectra, values
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def numbers(values: Mapping[str, float | Tensor]) -> dict[str, float]:
+    """Scalars as Python floats, each device's in one transfer."""
+    found: dict[str, float] = {k: float(v) for k, v in values.items() if not isinstance(v, Tensor)}
+    waiting: dict[torch.device, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            waiting[value.device][name] = value.double()
+    for tensors in waiting.values():
+        found |= zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True)
+    return {name: found[name] for name in values}  # in the order they were measured

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ def derived(module: Pretraining, data: Any, settings: Mapping[str, Any]) -> dict
         "corpus_name": Path(data.corpus.path).name,
         "unigram_entropy": data.corpus.card.unigram_entropy,
     }
+    if recorder := settings.get("recorder"):
+        probe, _ = data.probe(recorder["probe_windows"], recorder["probe_seed"])
+        worked_out["probe_sha256"] = sha256(probe.numpy().tobytes()).hexdigest()
     if solved := (settings.get("derived") or {}).get("matched"):
         worked_out["matched"] = rechecked(solved, settings["model"], module.model, data.window)
     return worked_out
