@@ -25,6 +25,7 @@ from typing import Any
 
 from measure import child, machine, table, verdict
 from rankbound import load_run
+from rankbound.training.measurements import all_measurements
 
 BODY = {
     "model.hidden_size": 256,
@@ -60,7 +61,7 @@ def main() -> None:
     print(f"{machine()}; {options.threads} threads\n")
     with tempfile.TemporaryDirectory() as folder:
         for head in options.heads:
-            print_shares(head, fit(Path(folder) / head, head, options), options)
+            print_shares(head, fit(Path(folder) / head, head, options))
             everything = {"recorder.when.every": 100_000, "recorder.when.start": "false"}
             names = [name for name in options.extra if head == "Linear" or name != "Unargmaxable"]
             more = [f"--recorder.measurements+={name}" for name in names]
@@ -98,20 +99,19 @@ def spent(run: Any) -> dict[str, Any]:
     return {n.removeprefix(prefix): run.series(n) for n in dict.fromkeys(names) if n.startswith(prefix)}
 
 
-def print_shares(head: str, run: Any, options: Any) -> None:
-    step, rows, often = step_seconds(run), [], 0.0
+def print_shares(head: str, run: Any) -> None:
+    step, rows, share = step_seconds(run), [], 0.0
     for name, series in spent(run).items():
-        total, first = float(series.iloc[-1]), float(series.iloc[0])
-        changes = series.diff().dropna()
-        seldom = not (changes > 0)[changes.index % 100 == 0].iloc[:-1].any()
-        period = 1000 if seldom else 100
-        one = (total - first) / max(int((changes > 0).sum()), 1)
-        often += one / (period * step)
+        first, later = float(series.iloc[0]), series.diff().dropna()
+        one = float(later[later > 0].mean())
+        own = all_measurements()[name].default_when if name != "probe" else None
+        period = int((own.every if own else None) or run.config["recorder"]["when"]["every"])
+        share += one / (period * step)
         rows.append([name, f"{first:.3f}", f"{one:.3f}", f"{period}", f"{one / (period * step):.3%}"])
-    rows.append(["all", "", "", "", f"{often:.3%}"])
+    rows.append(["all", "", "", "", f"{share:.3%}"])
     print(f"{head}: {step:.3f} s a step; recorded share of this run: {run.summary['recorder_share']:.2%}\n")
     print(table(["measurement", "first, s", "later, s", "every", "share"], rows))
-    print(verdict(f"share of wall time in %, {head}", 100 * often, 1.0, at_most=True), "\n")
+    print(verdict(f"share of wall time in %, {head}", 100 * share, 1.0, at_most=True), "\n")
 
 
 def print_extra(head: str, run: Any) -> None:

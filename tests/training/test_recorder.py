@@ -160,6 +160,21 @@ def test_a_resumed_run_loses_no_row_and_repeats_none(tmp_path):
         run(tmp_path / "parts", 6)
 
 
+class Stop(L.Callback):
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = trainer.global_step == 4
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_run_that_stops_early_has_its_end_recorded_once(tmp_path, every):
+    when = When(every=every, per_doubling=0)
+    measurements = [all_measurements()[name]() for name in ("HeadSpectrum", "Convergence")]
+    train(Foreign(), Stop(), recorder(tmp_path / "run", measurements=measurements, when=when))
+    run = load_run(tmp_path / "run")
+    assert run.series("head/weight/effective_rank").index.tolist() == sorted({0, *range(0, 5, every), 4})
+    assert run.series("convergence/head_input/cka").index.tolist() == list(range(0, 4, every))
+
+
 def test_weights_that_are_not_finite_are_named_and_training_goes_on(tmp_path, capsys):
     module = Foreign()
     with torch.no_grad():

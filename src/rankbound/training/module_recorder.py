@@ -25,7 +25,6 @@ from rankbound.training.histograms import log_histogram
 from rankbound.training.measurements import Measurement
 from rankbound.training.observed import Observed, ObservedModule, submodule
 from rankbound.training.recorder import Journal, ProbeRecorder
-from rankbound.training.steps import total_steps
 from rankbound.training.when import When
 
 
@@ -64,6 +63,7 @@ class ModuleRecorder(ProbeRecorder):
         self.probe, self.targets = probe, targets
         self._record = _Record(Path(run_dir), tokens_per_step)
         self._position: dict[str, int] | None = None
+        self._ended_at: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for name in (self.head, *self.layers):
@@ -90,12 +90,33 @@ class ModuleRecorder(ProbeRecorder):
             probe if are_tokens else None,
             self.targets,
             run_dir=self._record.run_dir,
-            last=step == total_steps(trainer),
+            last=step == self.last_step(trainer),
             first_position=self.first_position,
             head=self.head,
             layers=self.layers,
             batch=probe,
         )
+
+    def last_step(self, trainer: L.Trainer) -> int:
+        if self._ended_at is not None:
+            return self._ended_at
+        expected = trainer.estimated_stepping_batches  # infinite where nothing but a stop ends the run
+        return int(expected) if expected < float("inf") else -1
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record the end of a run that ended early, such as by `EarlyStopping`."""
+        step, expected = trainer.global_step, self.last_step(trainer)
+        if step == expected or trainer.interrupted or not trainer.is_global_zero:
+            return
+        self._ended_at = step
+        due = [
+            measurement
+            for measurement in self.measurements
+            if (when := measurement.when or self.when).end
+            and (measurement.needs_end or not when.due(step, expected))
+        ]
+        if due:
+            self.record(trainer, pl_module, step, due)
 
     def journal(self, trainer: L.Trainer) -> Journal:
         return self._record

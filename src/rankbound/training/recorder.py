@@ -85,6 +85,10 @@ class ProbeRecorder(StepCallback):
     def resumed(self, trainer: L.Trainer) -> bool:
         """Whether step 0 is recorded already."""
 
+    def last_step(self, trainer: L.Trainer) -> int:
+        """Steps of the whole run."""
+        return total_steps(trainer)
+
     def due(self, step: int, last: int) -> bool:
         """Whether `step` of a run of `last` steps is recorded, whatever the time."""
         return any((m.when or self.when).due(step, last) for m in self.measurements)
@@ -96,16 +100,22 @@ class ProbeRecorder(StepCallback):
             self.on_step_end(trainer, pl_module, 0)
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
-        if trainer.is_global_zero and (due := self._due_now(step, total_steps(trainer))):
-            journal = self.journal(trainer)
-            with journal.aside("recorder"):
-                seen = self.observe(trainer, pl_module, step)
-                with undisturbed(seen.model):
-                    self._measure(seen, due, journal)
-            journal.write(step, journal.clock("recorder_seconds/"))
+        if trainer.is_global_zero and (due := self._due_now(step, self.last_step(trainer))):
+            self.record(trainer, pl_module, step, due)
+
+    def record(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, step: int, due: list[Measurement]
+    ) -> None:
+        """Measure and write."""
+        journal = self.journal(trainer)
+        with journal.aside("recorder"):
+            seen = self.observe(trainer, pl_module, step)
+            with undisturbed(seen.model):
+                self._measure(seen, due, journal)
+        journal.write(step, journal.clock("recorder_seconds/"))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero and trainer.global_step >= total_steps(trainer):
+        if trainer.is_global_zero and trainer.global_step >= self.last_step(trainer):
             for measurement in self.measurements:
                 measurement.close(self.journal(trainer).run_dir)
 
@@ -197,7 +207,7 @@ class Recorder(ProbeRecorder):
             model,
             *self._probe,
             run_dir=self.journal(trainer).run_dir,
-            last=step == total_steps(trainer),
+            last=step == self.last_step(trainer),
             first_position=self.first_position,
         )
 

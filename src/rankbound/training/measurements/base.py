@@ -42,6 +42,8 @@ class Measurement(ABC):
 
     #: Whether it looks at hidden states, which cost a forward pass of the probe set.
     needs_states: ClassVar[bool] = True
+    #: Whether it has to be told that a run has ended, even if it measured at that step.
+    needs_end: ClassVar[bool] = False
     #: Used where neither a setting nor the recorder's own schedule should decide.
     default_when: ClassVar[When | None] = None
 

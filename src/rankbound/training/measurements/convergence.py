@@ -36,6 +36,8 @@ class Convergence(Measurement):
         when: the steps to keep; the recorder's if not given.
     """
 
+    needs_end = True
+
     def __init__(
         self,
         modules: Sequence[str] | None = None,
