@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 matrix = pytest.importorskip("bottleneck_matrix")
 language = pytest.importorskip("bottleneck_language")
 ranks = pytest.importorskip("bottleneck_ranks")
-report = pytest.importorskip("bottleneck_study_report")
+curves = pytest.importorskip("bottleneck_curves")
 
 
 @pytest.mark.parametrize("norm", ["layernorm", "layernorm_without_shift", "rmsnorm"])
@@ -70,18 +69,29 @@ def test_texts_of_seeds_and_of_the_probe_have_no_batch_in_common():
 
 
 def test_a_difference_is_told_only_where_the_adjusted_p_says_so():
-    rng = np.random.default_rng(0)
-    clear = report.Difference("corpus", "a less b", list(1 + 0.01 * rng.normal(size=3)))
-    unclear = report.Difference("corpus", "a less b", list(0.01 + rng.normal(size=3)))
-    assert clear.row(report.holm([clear.p, unclear.p])[0])[-1] == "higher"
-    assert unclear.row(report.holm([clear.p, unclear.p])[1])[-1] == "could not tell"
-    assert clear.row(adjusted=0.06)[-1] == "could not tell"
+    values = ([1.001, 1.0, 0.999], [-1.001, -1.0, -0.999], [1.45, 1.33, 0.75], [1.0, -1.0, 0.1])
+    found = curves.adjusted([curves.Difference("corpus", "a less b", by_seed) for by_seed in values])
+    assert found[2].p < 0.05 < found[2].adjusted
+    assert [difference.reads for difference in found] == [
+        "higher",
+        "lower",
+        "could not tell",
+        "could not tell",
+    ]
+
+
+def test_a_wrapped_list_has_as_many_items_as_lines():
+    lines = ["p - y " * 40, "width + 1 " * 40]
+    wrapped = ranks.bullets(lines)
+    assert all(len(line) <= 108 for line in wrapped.splitlines())
+    assert [line[:2] for line in wrapped.splitlines() if line.lstrip()[0] in "-+"] == ["- ", "- "]
+    assert " ".join(wrapped.split()) == " ".join(f"- {line}" for line in lines).replace("  ", " ").strip()
 
 
 def test_values_are_shown_with_their_range_where_it_shows():
-    assert ranks.spread([65.0, 65.0, 65.0], ".0f") == "65"
-    assert ranks.spread([64.0, 65.0, 66.0], ".0f") == "65 (64, 66)"
+    assert ranks.spread([65.0, 65.0, 65.0], "{:.0f}".format) == "65"
+    assert ranks.spread([64.0, 65.0, 66.0], "{:.0f}".format) == "65 (64, 66)"
     assert (
-        ranks.days(["2026-11-20T23:00:00+00:00", "2026-11-21T01:00:00"])
+        ranks.dates(["2026-11-20T23:00:00+00:00", "2026-11-21T01:00:00"])
         == "20 November 2026 to 21 November 2026"
     )

@@ -18,6 +18,7 @@ def test_a_config_in_the_repository_is_one_of_its_runs():
     optimizer = flat.pop("--model.optimizer")
     flat |= {"--model.head": head["class_path"], "--model.head.components": head["init_args"]["components"]}
     flat |= {f"--model.optimizer.{k}": v for k, v in optimizer.items()}
+    flat |= {f"--recorder.when.{k}": v for k, v in flat.pop("--recorder.when").items()}
     of_the_machine = {"--model.compile", "--trainer.precision"}
     assert {k: str(v) for k, v in flat.items()} == {
         k: v for k, v in told.items() if k not in of_the_machine

@@ -67,8 +67,8 @@ def main(argv: list[str] | None = None) -> None:
     args = [_underscored(arg) for arg in (sys.argv[1:] if argv is None else argv)]
     try:
         _dispatch(args)
-    except InputError as wrong:
-        _fail(str(wrong))
+    except ValueError as wrong:
+        _fail(str(_input_error(wrong)))
     except KeyboardInterrupt:
         print("\nrankbound: stopped; the same command goes on where it can", file=sys.stderr)
         raise SystemExit(130) from None
@@ -77,6 +77,16 @@ def main(argv: list[str] | None = None) -> None:
             raise
         mend = "; free some space and go on (a run: resume it)" if failure.errno in FULL else ""
         _fail(f"{failure.strerror}: {failure.filename}{mend}")
+
+
+def _input_error(wrong: ValueError) -> InputError:
+    """The `InputError` behind an exception (a parser wraps those of nested settings), or that one again."""
+    found: BaseException | None = wrong
+    while found is not None and not isinstance(found, InputError):
+        found = found.__cause__ or found.__context__
+    if found is None:
+        raise wrong
+    return found
 
 
 def _dispatch(args: list[str]) -> None:

@@ -75,8 +75,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if wrong := _WRONG_VALUE.search(message):
         inner = [k["key"] for k in _KEY.finditer(message)]
         return f"{'.'.join(inner)} must be {_kind(wrong['type'])}, not {wrong['value']!r}"
-    if wrong := _WRONG_UNION.search(message):
-        literals = re.findall(r"Literal\[(.*?)\]", message)
+    literals = re.findall(r"Literal\[(.*?)\]", message)
+    if literals and (wrong := _WRONG_UNION.search(message)):
         return f"{key} must be one of {_listed(', '.join(literals))}, not {wrong['value']!r}"
     return re.sub(r"\s+", " ", message)
 

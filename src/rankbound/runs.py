@@ -18,6 +18,7 @@ import csv
 import fcntl
 import io
 import json
+import math
 import os
 import shutil
 import time
@@ -120,11 +121,6 @@ def saved_states(run_dir: Path) -> Iterator[tuple[int, dict[str, NDArray[np.floa
             yield step, dict(saved)
 
 
-def remove_states(run_dir: Path) -> None:
-    """Remove what `save_states` kept."""
-    shutil.rmtree(run_dir / STATES, ignore_errors=True)
-
-
 def remove_unsaved(run_dir: Path) -> None:
     """Remove a run without a checkpoint, unless it is not one or a process still writes it."""
     if any(run_dir.iterdir()) and not (run_dir / METRICS).exists():
@@ -145,8 +141,9 @@ def write_once(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object the way `write_once` does."""
-    write_once(path, json.dumps(content, indent=2) + "\n")
+    """Write a JSON object the way `write_once` does; JSON has no NaN or infinity, so they become null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
+    write_once(path, json.dumps(finite, indent=2, allow_nan=False) + "\n")
 
 
 @dataclass(frozen=True)

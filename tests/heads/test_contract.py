@@ -115,6 +115,22 @@ def test_ranking_is_that_of_the_linear_logits_where_it_says_so(make):
 
 
 @settings
+def test_the_linear_map_and_the_factors_say_what_the_head_does(make):
+    head, h = random_head(make), states(20)
+    linear, factors = head.linear_map(), head.factors(h)
+    assert (linear is None) == head.changes_ranking
+    if linear is not None:
+        weight, bias = linear
+        logits = h @ weight.T + (0 if bias is None else bias)
+        assert torch.allclose(logits, head.linear_logits(h), rtol=1e-9, atol=1e-11)
+    if factors is not None:
+        features, weight, bias = factors
+        logits = features @ weight.T + (0 if bias is None else bias)
+        assert torch.allclose(logits.log_softmax(1), head.log_prob(h), rtol=1e-9, atol=1e-11)
+    assert torch.equal(head(h.view(4, 5, -1)).flatten(0, 1), head.log_prob(h))
+
+
+@settings
 def test_parameters_and_operations_are_as_many_as_declared(make):
     head, rows = random_head(make), 24
     assert head.parameter_count == sum(p.numel() for p in head.parameters())

@@ -1,6 +1,7 @@
 """The recorder as a callback: in this project's runs by other tests' processes, here on foreign modules."""
 
 import math
+import re
 
 import lightning as L  # noqa: N812
 import pytest
@@ -100,7 +101,6 @@ def test_a_foreign_module_is_recorded_by_naming_its_head(tmp_path):
     assert spectrum[0] == pytest.approx(torch.linalg.svdvals(log_prob)[0].item(), rel=1e-3)
     assert run.series("log_prob/raw/numerical_rank_1e-10").max() <= WIDTH + 1
     assert run.series("convergence/model.layer/cka").index.tolist() == [0, 2, 4]
-    assert not (tmp_path / "run" / "states").exists()
     assert not run.metrics["name"].str.startswith("failed").any()
     assert run.metrics["value"].map(math.isfinite).all()
 
@@ -207,16 +207,110 @@ def test_a_measurement_that_fails_is_recorded_and_stops_nothing(tmp_path, capsys
     assert told.count("Impossible") == 1
 
 
+class Scaled(nn.Linear):
+    def forward(self, hidden):
+        return super().forward(hidden) * 0.1
+
+
+class Cast(nn.Linear):
+    def forward(self, hidden):
+        return super().forward(hidden.float())
+
+
+def spectrum_of(run, matrix):
+    return run.spectra[run.spectra["matrix"] == matrix]["values"].iloc[-1]
+
+
+def test_a_subclass_of_linear_is_measured_by_what_it_returns(tmp_path):
+    module = Foreign()
+    module.model.lm_head = Scaled(WIDTH, VOCAB)
+    train(module, recorder(tmp_path / "run"), steps=2)
+    module.eval()
+    rows = module(PROBE).double().log_softmax(-1).flatten(0, 1)
+    rows = rows - rows.mean(1, keepdim=True)
+    found = spectrum_of(load_run(tmp_path / "run"), "log_prob/centred")
+    expected = torch.linalg.svdvals(rows - rows.mean(0))  # every context is distinct
+    assert found[:8] == pytest.approx(expected[:8].tolist(), rel=1e-4)
+
+
+def test_a_head_of_this_project_inside_a_foreign_module(tmp_path):
+    module = Foreign()
+    module.model.lm_head = MixtureOfSoftmaxes(WIDTH, VOCAB)
+    train(module, recorder(tmp_path / "run"), steps=2)
+    run = load_run(tmp_path / "run")
+    assert not run.metrics["name"].str.startswith("failed").any()
+    assert run.series("head/usage_entropy").iloc[-1] > 0
+
+
+def test_code_that_the_user_wrote_may_fail_without_ending_the_run(tmp_path, capsys):
+    module = Foreign()
+    module.model.lm_head = Cast(WIDTH, VOCAB)  # float32 against the widened weight
+    train(module, recorder(tmp_path / "run"), steps=2)
+    assert load_run(tmp_path / "run").series("failed/LogProbSpectrum").iloc[0] == 1
+    assert "LogProbSpectrum could not be measured at step 0: RuntimeError" in capsys.readouterr().err
+
+
+class LastOnly(Foreign):
+    def forward(self, tokens):
+        return self.model.lm_head(input=self.model.layer(self.model.embedding(tokens))[:, -1])
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch), batch[:, 0])
+
+
+def test_states_whose_positions_cannot_be_told_are_refused_by_name(tmp_path, capsys):
+    train(LastOnly(), recorder(tmp_path / "run", layers=[]), steps=2)
+    assert load_run(tmp_path / "run").series("failed/StateGeometry").iloc[0] == 1
+    assert "reads 4 states of a probe set of 48 tokens" in capsys.readouterr().err
+
+
+def test_two_recorders_keep_to_themselves(tmp_path):
+    both = [recorder(tmp_path / name, measurements=[all_measurements()["HeadSpectrum"]()]) for name in "ab"]
+    train(Foreign(), *both, steps=2).save_checkpoint(tmp_path / "saved.ckpt")
+    train(Foreign(), *both, steps=4, ckpt_path=tmp_path / "saved.ckpt")
+    for name in "ab":
+        rows = load_run(tmp_path / name).series("head/weight/effective_rank")
+        assert rows.index.tolist() == [0, 2, 4]
+
+
+def test_of_two_measurements_of_one_class_the_last_counts(tmp_path):
+    twice = [all_measurements()["HeadSpectrum"](), all_measurements()["HeadSpectrum"](When(at=[1]))]
+    assert recorder(tmp_path, measurements=twice).measurements == twice[1:]
+
+
+def test_minutes_and_a_stop_record_no_step_twice(tmp_path):
+    always = When(every=None, per_doubling=0, minutes=1e-9)
+    measurements = [all_measurements()["HeadSpectrum"]()]
+    train(Foreign(), Stop(), recorder(tmp_path / "run", measurements=measurements, when=always))
+    rows = load_run(tmp_path / "run").series("head/weight/effective_rank")
+    assert rows.index.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_cut_gradient_counts_as_cut(tmp_path):
+    from rankbound.heads import BackwardFactorized
+
+    shares = {}
+    for head in (Linear, lambda d, v: BackwardFactorized(d, v, rank=4)):
+        torch.manual_seed(0)
+        model = LanguageModel(GPT(VOCAB, hidden_size=WIDTH, num_hidden_layers=1), head)
+        seen = ObservedRun(0, model.eval(), PROBE, TARGETS, run_dir=tmp_path)
+        reading = all_measurements()["Retention"]()(seen)
+        shares[model.head.label()] = float(reading.values["retention/share"])
+    whole, cut = shares.values()
+    assert cut < 0.6 * whole
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
+        ({"targets": TARGETS[:, 1:]}, "targets are (4, 11) and the probe set (4, 12)"),
         ({"head": "model.lm_hed"}, "no module 'model.lm_hed'; did you mean model.lm_head"),
         ({"layers": ["model.layers"]}, "did you mean model.layer"),
         ({"probe": PROBE[:0]}, "the probe set is empty"),
     ],
 )
 def test_wrong_names_and_empty_probes_are_refused(tmp_path, settings, named):
-    with pytest.raises(InputError, match=named):
+    with pytest.raises(InputError, match=re.escape(named)):
         train(Foreign(), recorder(tmp_path / "run", **settings))
 
 

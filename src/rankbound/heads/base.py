@@ -18,12 +18,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from rankbound.errors import InputError
+
+Factors = tuple[Tensor, Tensor, Tensor | None]
+LinearMap = tuple[Tensor, Tensor | None]
 
 
 class Head(nn.Module, ABC):
@@ -103,6 +106,24 @@ class Head(nn.Module, ABC):
     def logits_per_token(self) -> int:
         """How many logits `nll` holds for a row at once; decides how many rows fit a chunk."""
         return self.vocab_size
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`log_prob` of states in any shape, (.., D) -> (.., V), for models that call their head."""
+        return self.log_prob(hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
+
+    def factors(self, hidden: Tensor) -> Factors | None:
+        """Features f(h) (N, E), W (V, E) and b (V,) or None where p = softmax(W f(h) + b); else None."""
+        return None
+
+    def linear_map(self) -> LinearMap | None:
+        """W (V, D) and b (V,) or None of logits W h + b that order tokens as this head does; else None."""
+        if self.changes_ranking:
+            return None
+        logits = cast(Any, self).linear_logits
+        like = next(self.parameters())
+        bias_V = logits(like.new_zeros(1, self.hidden_size))[0]
+        weight_DV = logits(torch.eye(self.hidden_size, dtype=like.dtype, device=like.device)) - bias_V
+        return weight_DV.T, bias_V
 
     def penalty(self, hidden: Tensor) -> Tensor | None:
         """What training adds to the mean loss of a batch of states (N, D), a scalar; None for nothing."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.errors import InputError
-from rankbound.heads.base import at_least_one
+from rankbound.heads.base import LinearMap, at_least_one
 from rankbound.heads.softmax import LinearReadout
 
 
@@ -31,6 +31,9 @@ class Linear(LinearReadout):
 
     def features(self, hidden: Tensor) -> Tensor:
         return hidden
+
+    def linear_map(self) -> LinearMap:
+        return self.weight, self.bias
 
     def linear_logits(self, hidden: Tensor) -> Tensor:
         """(N, D) -> (N, V), in the dtype of the matrix product."""
@@ -61,6 +64,9 @@ class Factorized(LinearReadout):
 
     def features(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.down)
+
+    def linear_map(self) -> LinearMap:
+        return self.weight @ self.down, self.bias
 
     @property
     def feature_rank(self) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from rankbound.heads.base import Head, at_least_one, normal_, widened
+from rankbound.heads.base import Factors, Head, at_least_one, normal_, widened
 from rankbound.heads.kernels import (
     logits_log_prob_and_normalizer,
     target_log_prob,
@@ -63,6 +63,9 @@ class LinearReadout(SoftmaxHead):
     @abstractmethod
     def features(self, hidden: Tensor) -> Tensor:
         """f: (N, D) -> (N, E)."""
+
+    def factors(self, hidden: Tensor) -> Factors:
+        return self.features(hidden), self.weight, self.bias
 
     @property
     def feature_rank(self) -> int:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.errors import InputError
-from rankbound.heads.base import Head, at_least_one, one_of
+from rankbound.heads.base import Factors, Head, LinearMap, at_least_one, one_of
 from rankbound.heads.linear import Factorized, Linear
 from rankbound.heads.softmax import SoftmaxHead
 
@@ -56,6 +56,12 @@ class _TwoHeads(Head):
     def linear_logits(self, hidden: Tensor) -> Tensor:
         """(N, D) -> (N, V), of the head that reads."""
         return self.reads.linear_logits(hidden)
+
+    def factors(self, hidden: Tensor) -> Factors:
+        return self.reads.factors(hidden)
+
+    def linear_map(self) -> LinearMap:
+        return self.reads.linear_map()
 
     def declared_gradients(self, hidden: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The teaching head's loss decides the state's gradient and its own, the reading head's its own."""

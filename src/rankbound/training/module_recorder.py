@@ -7,23 +7,24 @@ state in a checkpoint is the length of the tables: a resumed run continues them 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812
+import torch
 import yaml
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor
 
 from rankbound import runs
 from rankbound.errors import InputError
+from rankbound.training.clock import Clock
 from rankbound.training.histograms import log_histogram
 from rankbound.training.measurements import Measurement
-from rankbound.training.observed import Observed, ObservedModule, submodule
+from rankbound.training.observed import Observed, submodule
+from rankbound.training.observed_module import ObservedModule
 from rankbound.training.recorder import Journal, ProbeRecorder
 from rankbound.training.when import When
 
@@ -59,11 +60,24 @@ class ModuleRecorder(ProbeRecorder):
         super().__init__(measurements, when)
         if isinstance(probe, Tensor) and probe.numel() == 0:
             raise InputError("the probe set is empty; give at least one window of tokens")
+        if targets is not None and isinstance(probe, Tensor) and targets.shape != probe.shape[:2]:
+            raise InputError(
+                f"targets are {tuple(targets.shape)} and the probe set {tuple(probe.shape)}; give the "
+                "token that follows each"
+            )
         self.head, self.layers, self.first_position = head, list(layers), first_position
         self.probe, self.targets = probe, targets
         self._record = _Record(Path(run_dir), tokens_per_step)
         self._position: dict[str, int] | None = None
         self._ended_at: int | None = None
+
+    #: A measurement runs the user's own code, so whatever it raises is recorded and named.
+    failures = (Exception,)
+
+    @property
+    def state_key(self) -> str:
+        """Its own by run folder: a trainer may have several."""
+        return f"{type(self).__qualname__}{{run_dir={self._record.run_dir}}}"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for name in (self.head, *self.layers):
@@ -79,16 +93,17 @@ class ModuleRecorder(ProbeRecorder):
                 "probe_sha256": _sha256(self.probe),
                 "measurements": [type(m).__name__ for m in self.measurements],
             }
+            self._record.clock.device = pl_module.device
             self._record.open(settings, trainer.loggers, self._position)
 
     def observe(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> Observed:
-        probe = move_data_to_device(self.probe, pl_module.device)
+        probe, targets = move_data_to_device((self.probe, self.targets), pl_module.device)
         are_tokens = isinstance(probe, Tensor) and probe.ndim == 2 and not probe.is_floating_point()
         return ObservedModule(
             step,
             pl_module,
             probe if are_tokens else None,
-            self.targets,
+            targets,
             run_dir=self._record.run_dir,
             last=step == self.last_step(trainer),
             first_position=self.first_position,
@@ -112,8 +127,8 @@ class ModuleRecorder(ProbeRecorder):
         due = [
             measurement
             for measurement in self.measurements
-            if (when := measurement.when or self.when).end
-            and (measurement.needs_end or not when.due(step, expected))
+            if (measurement.when or self.when).end
+            and (measurement.needs_end or self._measured_at[measurement][0] != step)
         ]
         if due:
             self.record(trainer, pl_module, step, due)
@@ -128,10 +143,11 @@ class ModuleRecorder(ProbeRecorder):
         self._record.close()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self._record.position()}
+        return {"position": self._record.position(), "seconds": dict(self._record.clock.seconds)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._position = state_dict["position"] or None
+        self._record.clock.restore(state_dict["seconds"])
 
 
 class _Record:
@@ -142,7 +158,7 @@ class _Record:
         self._writer: runs.RunWriter | None = None
         self._closed_at: dict[str, int] = {}
         self._loggers: list[Any] = []
-        self._seconds: dict[str, float] = defaultdict(float)
+        self.clock = Clock()
 
     def open(
         self, settings: Mapping[str, Any], loggers: list[Any], position: Mapping[str, int] | None
@@ -150,7 +166,8 @@ class _Record:
         config = self.run_dir / runs.CONFIG
         if config.exists() and position is None:
             raise InputError(
-                f"{self.run_dir} holds a run already; resume it from a checkpoint or choose another run_dir"
+                f"{self.run_dir} holds a run already; resume it from a checkpoint, remove it, or choose "
+                "another run_dir"
             )
         if config.exists() and (before := dict(runs.load_run(self.run_dir).config)) != dict(settings):
             changed = [name for name in settings if before.get(name) != settings[name]]
@@ -185,22 +202,12 @@ class _Record:
         for logger in self._loggers:
             log_histogram(logger, f"spectra/{matrix}", values, step)
 
-    @contextmanager
-    def timed(self, *names: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        for name in names:
-            self._seconds[name] += time.perf_counter() - start
-
     def aside(self, *names: str) -> AbstractContextManager[None]:
-        return self.timed(*names)
-
-    def clock(self, prefix: str) -> dict[str, float]:
-        return {name: spent for name, spent in self._seconds.items() if name.startswith(prefix)}
+        return self.clock.timed(*names)
 
 
 def _sha256(probe: Any) -> str | None:
     if not isinstance(probe, Tensor):
         return None
-    content = probe.detach().cpu().contiguous()
-    return hashlib.sha256(str(tuple(content.shape)).encode() + content.numpy().tobytes()).hexdigest()
+    content = probe.detach().cpu().contiguous().view(torch.uint8)
+    return hashlib.sha256(content.numpy().tobytes()).hexdigest()

@@ -4,8 +4,8 @@ Design decisions:
 - States, the head and the loss are asked for by name; what one measurement computed the next one finds.
 - The model runs uncompiled (hooks on a compiled one are silently not called), without dropout and, unless
   it was made otherwise, in float32: mixed precision would round the directions that are measured.
-- A measurement never sees what kind of model it is. `ObservedRun` is this project's; `ObservedModule` is
-  any other that has a module for a head.
+- A measurement never sees what kind of model it is. `ObservedRun` is this project's; `ObservedModule`
+  (observed_module.py) is any other that has a module for a head.
 - What a theory says of log-probabilities is only visible in float64, so the head is copied and widened.
 
 Shapes: B windows, T positions, N rows, D hidden size, E features, V vocabulary.
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from rankbound.errors import InputError, nearest
 from rankbound.heads import ChunkedLoss, Head
+from rankbound.heads.base import Factors, LinearMap
 from rankbound.heads.softmax import LinearReadout
 from rankbound.metrics.log_prob import distinct_contexts
 from rankbound.training.language_model import LanguageModel
@@ -71,12 +72,12 @@ class Observed(ABC):
         """The head's matrices by name, as `Head.matrices` has them."""
 
     @abstractmethod
-    def factors(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
-        """Features (N, E), weight (V, E), bias (V,) of logits linear in features; None for other heads."""
+    def factors(self, hidden: Tensor) -> Factors | None:
+        """`Head.factors` of the widened head, float64."""
 
     @abstractmethod
-    def linear_map(self) -> tuple[Tensor, Tensor | None] | None:
-        """Weight (V, D) and bias (V,) of logits linear in the state, float64; None for other heads."""
+    def linear_map(self) -> LinearMap | None:
+        """`Head.linear_map` of the head as it is."""
 
     @abstractmethod
     def log_prob(self, hidden: Tensor) -> Tensor:
@@ -86,14 +87,13 @@ class Observed(ABC):
     def loss(self, hidden: Tensor | None = None) -> Tensor:
         """Mean nats on the probe set, differentiable in every weight; from `hidden` (N, D) if given."""
 
-    @property
-    def rank_bound(self) -> int | None:
-        """The head's declared bound; of a linear map, its width and one, and one for a bias."""
-        return None
-
     def statistics(self) -> dict[str, Tensor]:
         """What the head says of itself on the probe's states."""
         return {}
+
+    @abstractmethod
+    def jacobian_map(self) -> LinearMap | None:
+        """`linear_map` in float64 where d log p / d hidden is that of softmax(W h + b); else None."""
 
     def final_norm(self) -> tuple[NormKind, Tensor | None, Tensor | None]:
         """What bounds the head's input: the norm's kind, gain (D,) and shift (D,); `free` if not known."""
@@ -106,12 +106,12 @@ class Observed(ABC):
     @property
     def head_input(self) -> Tensor:
         """(N, D), every position."""
-        return _flat(self.states["head_input"])
+        return flat(self.states["head_input"])
 
     def rows(self, layer: str) -> Tensor:
         """A layer's states (N, D) from `first_position` on."""
         states = self.states[layer]
-        return _flat(states[:, self.first_position :] if states.ndim == 3 else states)
+        return flat(states[:, self.first_position :] if states.ndim == 3 else states)
 
     def contexts(self, count: int, seed: int) -> Tensor:
         """Indices (count,) into `head_input` of distinct contexts, fewer where there are fewer."""
@@ -134,9 +134,11 @@ class Observed(ABC):
 
     def outputs(self, modules: Sequence[str]) -> dict[str, Tensor]:
         """What modules of `model` return on the probe set, (N, D) by name."""
+        if not modules:
+            return {}
         with torch.no_grad(), captured(self.model, modules, inputs=False) as found:
             self._run()
-        return {name: _flat(found[name]) for name in modules}
+        return {name: flat(found[name]) for name in modules}
 
     @abstractmethod
     def _run(self) -> Any:
@@ -160,14 +162,11 @@ class ObservedRun(Observed):
     def _wide(self) -> Head:
         return copy.deepcopy(self.model.head).double().requires_grad_(False)
 
-    def factors(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
-        head = self._wide
-        if not isinstance(head, LinearReadout):
-            return None
-        return head.features(hidden.double()), head.weight, head.bias
+    def factors(self, hidden: Tensor) -> Factors | None:
+        return self._wide.factors(hidden.double())
 
-    def linear_map(self) -> tuple[Tensor, Tensor | None] | None:
-        return linear_map(self._wide)
+    def linear_map(self) -> LinearMap | None:
+        return self.model.head.linear_map()
 
     def log_prob(self, hidden: Tensor) -> Tensor:
         return self._wide.log_prob(hidden.double())
@@ -179,12 +178,11 @@ class ObservedRun(Observed):
         loss: Tensor = ChunkedLoss(self.model.head)(states, self.targets.flatten())
         return loss
 
-    @property
-    def rank_bound(self) -> int | None:
-        return self.model.head.rank_bound
-
     def statistics(self) -> dict[str, Tensor]:
         return self.model.head.statistics(self.head_input)
+
+    def jacobian_map(self) -> LinearMap | None:
+        return closed_form(self._wide)
 
     def final_norm(self) -> tuple[NormKind, Tensor | None, Tensor | None]:
         norm = self.model.body.final_norm
@@ -198,83 +196,6 @@ class ObservedRun(Observed):
 
     def _run(self) -> Any:
         return self.model.body(self.tokens)
-
-
-class ObservedModule(Observed):
-    """Any module: its head is a module inside it that maps states to logits.
-
-    Args:
-        head: the head's dotted name in `model`.
-        layers: dotted names of modules whose outputs are recorded as layers.
-        batch: what `model` is called with; the probe set.
-        others: arguments of `Observed`.
-    """
-
-    def __init__(self, *others: Any, head: str, layers: Sequence[str], batch: Any, **named: Any) -> None:
-        super().__init__(*others, **named)
-        self._head_name, self._layers, self._batch = head, layers, batch
-        self._head = submodule(self.model, head)
-
-    @cached_property
-    def states(self) -> dict[str, Tensor]:
-        with (
-            torch.no_grad(),
-            captured(self.model, self._layers, inputs=False) as found,
-            captured(self.model, [self._head_name], inputs=True) as read,
-        ):
-            self._run()
-        return {name: found[name] for name in self._layers} | {"head_input": read[self._head_name]}
-
-    def matrices(self) -> dict[str, Tensor]:
-        if isinstance(self._head, Head):
-            return self._head.matrices()
-        return {n: p for n, p in self._head.named_parameters() if p.ndim == 2}
-
-    @cached_property
-    def _wide(self) -> nn.Module:
-        return copy.deepcopy(self._head).double().requires_grad_(False)
-
-    def factors(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
-        if isinstance(self._wide, LinearReadout):
-            return self._wide.features(hidden.double()), self._wide.weight, self._wide.bias
-        if isinstance(self._wide, nn.Linear):
-            return hidden.double(), self._wide.weight, self._wide.bias
-        return None
-
-    def linear_map(self) -> tuple[Tensor, Tensor | None] | None:
-        return linear_map(self._wide)
-
-    def log_prob(self, hidden: Tensor) -> Tensor:
-        if isinstance(self._wide, Head):
-            return self._wide.log_prob(hidden.double())
-        logits: Tensor = self._wide(hidden.double())
-        return logits.log_softmax(-1)
-
-    def loss(self, hidden: Tensor | None = None) -> Tensor:
-        if self.targets is None:
-            raise InputError("the probe set has no targets; give the recorder `targets`")
-        if hidden is None:
-            with captured(self.model, [self._head_name], inputs=True, detached=False) as read:
-                self._run()
-            hidden = _flat(read[self._head_name])
-        targets = self.targets.flatten().to(hidden.device)
-        if isinstance(self._head, Head):
-            return self._head.nll(hidden, targets).mean()
-        logits: Tensor = self._head(hidden)
-        return nn.functional.cross_entropy(logits.float(), targets)
-
-    @property
-    def rank_bound(self) -> int | None:
-        if isinstance(self._head, Head):
-            return self._head.rank_bound
-        if isinstance(self._head, nn.Linear):
-            vocab_size, width = self._head.weight.shape
-            return min(vocab_size, width + 1 + (self._head.bias is not None))
-        return None
-
-    def _run(self) -> Any:
-        with torch.compiler.set_stance("force_eager"):  # compiled code does not call hooks
-            return self.model(self._batch)
 
 
 @contextmanager
@@ -293,7 +214,9 @@ def captured(
     def hooked(name: str) -> Any:
         module = submodule(model, name)
         if inputs:
-            return module.register_forward_pre_hook(lambda _, given: keep(name, given))
+            return module.register_forward_pre_hook(
+                lambda _, given, named: keep(name, [*given, *named.values()]), with_kwargs=True
+            )
         return module.register_forward_hook(lambda _, __, returned: keep(name, returned))
 
     handles = [hooked(name) for name in names]
@@ -304,16 +227,15 @@ def captured(
             handle.remove()
     for name in names:
         if name not in found:
-            raise InputError(f"module {name} was not called while the model ran on the probe set")
+            raise InputError(
+                f"module {name} was not called, as a module, while the model ran on the probe set"
+            )
 
 
-def linear_map(head: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-    """Weight (V, D) and bias (V,) where the logits are a linear map of the state."""
-    if isinstance(head, nn.Linear):
-        return head.weight, head.bias
-    if isinstance(head, LinearReadout) and not head.changes_ranking:
-        return next(iter(head.matrices().values())), head.bias
-    return None
+def closed_form(head: Head) -> LinearMap | None:
+    """`linear_map` of a head that is one softmax of it, with a true gradient."""
+    linear = isinstance(head, LinearReadout) and not head.changes_ranking and head.gradient_is_exact
+    return head.linear_map() if linear else None
 
 
 def submodule(model: nn.Module, name: str) -> nn.Module:
@@ -325,5 +247,6 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
     return found
 
 
-def _flat(states: Tensor) -> Tensor:
+def flat(states: Tensor) -> Tensor:
+    """(.., D) -> (N, D)."""
     return states.flatten(0, -2)

@@ -9,19 +9,18 @@ Design decisions:
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L  # noqa: N812
-import torch
 import yaml
 from lightning.pytorch import Callback
 
 from rankbound import runs
 from rankbound.errors import InputError
+from rankbound.training.clock import Clock
 from rankbound.training.histograms import log_histogram
 from rankbound.training.machine import environment
 from rankbound.training.module import Pretraining
@@ -40,19 +39,18 @@ class RunRecord(Callback):
     def __init__(self, run_dir: Path, settings: Mapping[str, Any], resumed: bool) -> None:
         self.run_dir = run_dir
         self.latest: dict[str, float] = {}
-        self.seconds = defaultdict(float, total=0.0, aside=0.0, recorder=0.0)
+        self.clock = Clock()
         self._settings = dict(settings)
         self.resumed = resumed
         self._writer: runs.RunWriter | None = None
         self._tokens_per_step = 0
         self._loggers: list[Any] = []
         self._started = time.perf_counter()
-        self._device = torch.device("cpu")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._tokens_per_step = data.batch_size * data.window
-        self._device = trainer.strategy.root_device
+        self.clock.device = trainer.strategy.root_device
         settings = self._settings | {"derived": derived(cast(Pretraining, pl_module), data, self._settings)}
         check_derived(self._settings.get("derived"), settings["derived"])
         if not trainer.is_global_zero:
@@ -82,42 +80,24 @@ class RunRecord(Callback):
         for logger in self._loggers:
             log_histogram(logger, f"spectra/{matrix}", values, step)
 
-    @contextmanager
-    def timed(self, *names: str) -> Iterator[None]:
-        """Count the time inside under `names`."""
-        self._synchronize()  # or work queued before would be charged here
-        start = time.perf_counter()
-        yield
-        self._synchronize()
-        for name in names:
-            self.seconds[name] += time.perf_counter() - start
-
     def aside(self, *names: str) -> AbstractContextManager[None]:
         """Count the time inside as not training, and under `names`."""
-        return self.timed("aside", *names)
-
-    def clock(self, prefix: str) -> dict[str, float]:
-        """Seconds counted so far under names that begin so."""
-        return {name: spent for name, spent in self.seconds.items() if name.startswith(prefix)}
+        return self.clock.timed("aside", *names)
 
     def training_seconds(self) -> float:
         """Seconds of this process's training so far, less what was set aside."""
-        self._synchronize()
-        return self._total() - self.seconds["aside"]
+        self.clock.synchronize()
+        return self._total() - self.clock.seconds["aside"]
 
     def _total(self) -> float:
-        return self.seconds["total"] + time.perf_counter() - self._started
-
-    def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        return self.clock.seconds["total"] + time.perf_counter() - self._started
 
     def state_dict(self) -> dict[str, Any]:
         position = {} if self._writer is None else self._writer.position()
-        return {"position": position, "seconds": dict(self.seconds) | {"total": self._total()}}
+        return {"position": position, "seconds": dict(self.clock.seconds) | {"total": self._total()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds = defaultdict(float, state_dict["seconds"])
+        self.clock.restore(state_dict["seconds"])
         if self._writer is not None:
             self._writer.truncate(state_dict["position"])
 
@@ -133,7 +113,7 @@ class RunRecord(Callback):
             "step": trainer.global_step,
             "tokens": trainer.global_step * self._tokens_per_step,
             "seconds": total,
-            "recorder_share": self.seconds["recorder"] / total,
+            "recorder_share": self.clock.seconds["recorder"] / total,
         }
         runs.write_json(self.run_dir / runs.SUMMARY, summary | newest)
 
@@ -143,7 +123,7 @@ class RunRecord(Callback):
             self._writer = None
 
     def _environment(self) -> dict[str, Any]:
-        now = environment(self._device)
+        now = environment(self.clock.device)
         path = self.run_dir / runs.ENVIRONMENT
         if not path.exists():
             return now

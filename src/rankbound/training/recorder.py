@@ -18,7 +18,7 @@ import time
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from rankbound.errors import InputError
+from rankbound.training.clock import Clock
 from rankbound.training.measurements import Measurement, default_measurements
 from rankbound.training.module import Pretraining
 from rankbound.training.observed import Observed, ObservedRun
@@ -52,25 +53,27 @@ class Journal(Protocol):
     def aside(self, *names: str) -> AbstractContextManager[None]:
         """Count the time inside as not training, and under `names`."""
 
-    def timed(self, *names: str) -> AbstractContextManager[None]:
-        """Count the time inside under `names`."""
-
-    def clock(self, prefix: str) -> dict[str, float]:
-        """Seconds counted so far under names that begin so."""
+    @property
+    def clock(self) -> Clock:
+        """What recording has cost so far."""
 
 
 class ProbeRecorder(StepCallback):
     """Runs measurements at the steps they are due; what is observed and where rows go, subclasses say.
 
     Args:
-        measurements: what is measured; `measurements.DEFAULT` if not given.
+        measurements: what is measured, each class once: the last of a class takes the place of those
+            before it, whose rows have the same names. `measurements.DEFAULT` if not given.
         when: the steps to measure at, for measurements without a schedule of their own.
     """
 
+    failures: tuple[type[Exception], ...] = FAILURES
+
     def __init__(self, measurements: list[Measurement] | None = None, when: When = When()) -> None:  # noqa: B008
-        self.measurements = default_measurements() if measurements is None else measurements
+        given = default_measurements() if measurements is None else measurements
+        self.measurements = list({type(measurement): measurement for measurement in given}.values())
         self.when = when
-        self._measured_at: dict[int, float] = {}  # clock at the last time, by place in the list
+        self._measured_at: dict[Measurement, tuple[int, float]] = {}  # last step, and clock then
         self._told: set[str] = set()
 
     @abstractmethod
@@ -95,7 +98,7 @@ class ProbeRecorder(StepCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._measured_at = dict.fromkeys(range(len(self.measurements)), time.monotonic())
+        self._measured_at = dict.fromkeys(self.measurements, (-1, time.monotonic()))
         if trainer.global_step == 0 and not self.resumed(trainer):
             self.on_step_end(trainer, pl_module, 0)
 
@@ -112,35 +115,33 @@ class ProbeRecorder(StepCallback):
             seen = self.observe(trainer, pl_module, step)
             with undisturbed(seen.model):
                 self._measure(seen, due, journal)
-        journal.write(step, journal.clock("recorder_seconds/"))
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero and trainer.global_step >= self.last_step(trainer):
-            for measurement in self.measurements:
-                measurement.close(self.journal(trainer).run_dir)
+        journal.write(step, journal.clock.below("recorder_seconds/"))
+        self._measured_at |= dict.fromkeys(due, (step, time.monotonic()))
 
     def _due_now(self, step: int, last: int) -> list[Measurement]:
-        now, due = time.monotonic(), []
-        for place, measurement in enumerate(self.measurements):
-            when = measurement.when or self.when
-            if when.due(step, last, now - self._measured_at[place]):
-                self._measured_at[place] = now
-                due.append(measurement)
-        return due
+        now = time.monotonic()
+        return [
+            measurement
+            for measurement in self.measurements
+            if (measurement.when or self.when).due(step, last, now - self._measured_at[measurement][1])
+        ]
 
     def _measure(self, seen: Observed, due: list[Measurement], journal: Journal) -> None:
-        values: dict[str, float | Tensor] = dict(self._not_finite(seen))
-        if any(measurement.needs_states for measurement in due):
-            with journal.timed("recorder_seconds/probe"):
-                _ = seen.states  # or the first measurement to look would be charged with the forward pass
+        values: dict[str, float | Tensor] = {}
+        timed = journal.clock.timed
+        with timed("recorder_seconds/probe"), suppress(*self.failures):
+            values |= self._not_finite(seen)
+            if any(measurement.needs_states for measurement in due):
+                _ = seen.states  # or the first to look would be charged; if it fails, each says so itself
         for measurement in due:
             name = type(measurement).__name__
             try:
-                with journal.timed(f"recorder_seconds/{name}"):
+                with timed(f"recorder_seconds/{name}"):
                     reading = measurement(seen)
-            except FAILURES as failure:
+            except self.failures as failure:
                 values[f"failed/{name}"] = 1.0
-                self._tell(f"{name} could not be measured at step {seen.step}: {failure}")
+                said = str(failure) if isinstance(failure, InputError) else repr(failure)
+                self._tell(name, f"{name} could not be measured at step {seen.step}: {said}")
                 continue
             for step, earlier in reading.earlier.items():
                 journal.write(step, numbers(earlier))
@@ -149,16 +150,17 @@ class ProbeRecorder(StepCallback):
             values |= reading.values
         journal.write(seen.step, numbers(values))
 
-    def _not_finite(self, seen: Observed) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in seen.model.named_parameters():
-            bad = parameter.numel() - parameter.detach().isfinite().sum()
+    def _not_finite(self, seen: Observed) -> dict[str, float]:
+        parameters = {name: p.detach() for name, p in seen.model.named_parameters()}
+        found = numbers({name: p.numel() - p.isfinite().sum() for name, p in parameters.items()})
+        for name, bad in found.items():
             if bad:
-                self._tell(f"{int(bad)} values of {name} are not finite at step {seen.step}")
-                yield f"not_finite/{name}", bad
+                self._tell(name, f"{bad:.0f} values of {name} are not finite at step {seen.step}")
+        return {f"not_finite/{name}": bad for name, bad in found.items() if bad}
 
-    def _tell(self, line: str) -> None:
-        if line.split(" at step ")[0] not in self._told:
-            self._told.add(line.split(" at step ")[0])
+    def _tell(self, name: str, line: str) -> None:
+        if name not in self._told:
+            self._told.add(name)
             print(f"recorder: {' '.join(line.split())}; training goes on", file=sys.stderr, flush=True)
 
 

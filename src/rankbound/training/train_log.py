@@ -62,7 +62,7 @@ class TrainLog(StepCallback):
             tokens = len(self._rows) * data.batch_size * data.window
             values["tokens_per_second"] = tokens / (now - self._timed_from)
         values["peak_memory_bytes"] = peak_memory_bytes(trainer.strategy.root_device)
-        values["recorder_seconds"] = record.seconds["recorder"]
+        values["recorder_seconds"] = record.clock.seconds["recorder"]
         record.write(step, values)
         self._timed_from = now
         self._rows.clear()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
@@ -53,6 +52,3 @@ class Measurement(ABC):
     @abstractmethod
     def __call__(self, seen: Observed) -> Reading:
         """Measure; an `InputError` is recorded as a failure and stops nothing."""
-
-    def close(self, run_dir: Path) -> None:  # noqa: B027  (most have nothing to do)
-        """The run is finished and saved."""

@@ -1,13 +1,13 @@
 """When layers become what they will be: similarity of states to the final ones.
 
 States on the probe set are kept at each step that is due and compared at the end, since what a run ends in
-is not known before. They are float32 files in the run folder, removed once the run is saved.
+is not known before. They are float32 files in the run folder and stay there: a run that is resumed from an
+earlier checkpoint needs them again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,12 +27,13 @@ States = NDArray[np.float32]
 class Convergence(Measurement):
     """Linear CKA of every layer's states with the final ones, written at the end for each step kept.
 
+    Of a run that is continued beyond its end the later rows of a step count.
+
     Args:
         modules: dotted names of modules whose outputs are compared too; of this project's models, each
             block's attention and feed-forward layer if not given.
         rows: positions of the probe set, the first so many.
         unbiased: the estimator without a bias at few rows.
-        keep: leave the states in the run folder.
         when: the steps to keep; the recorder's if not given.
     """
 
@@ -43,7 +44,6 @@ class Convergence(Measurement):
         modules: Sequence[str] | None = None,
         rows: int = 1024,
         unbiased: bool = True,
-        keep: bool = False,
         when: When | None = None,
     ) -> None:
         super().__init__(when)
@@ -51,7 +51,7 @@ class Convergence(Measurement):
             raise InputError("Convergence compares with the last step; its when.end must be true")
         if rows < 4:
             raise InputError(f"Convergence's rows is {rows}; the unbiased estimator needs at least 4")
-        self.modules, self.rows, self.unbiased, self.keep = modules, rows, unbiased, keep
+        self.modules, self.rows, self.unbiased = modules, rows, unbiased
 
     def __call__(self, seen: Observed) -> Reading:
         states = {layer: seen.rows(layer) for layer in seen.states}
@@ -66,10 +66,6 @@ class Convergence(Measurement):
             if step < seen.step
         }
         return Reading(earlier=earlier)
-
-    def close(self, run_dir: Path) -> None:
-        if not self.keep:
-            runs.remove_states(run_dir)
 
     def _cka(self, then: States, now: States) -> Tensor:
         return linear_cka(torch.from_numpy(then), torch.from_numpy(now), unbiased=self.unbiased)

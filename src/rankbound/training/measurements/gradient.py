@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from rankbound.heads.base import at_least_one
 from rankbound.metrics import effective_rank, singular_values
 from rankbound.metrics.gradient import descent_cosine, gradient_ranks, linear_descent_cosine
 from rankbound.metrics.retention import jacobian_retention, linear_retention
@@ -18,7 +19,7 @@ class Retention(Measurement):
     `relative` is over hidden_size / vocab_size, what a random subspace of that size keeps.
 
     Args:
-        tokens: positions of the probe set, for a head whose logits are linear in the state.
+        tokens: positions of the probe set, for a head that is the softmax of a linear map.
         jacobians: positions for any other head, each of which costs hidden_size derivatives.
         seed: chooses the positions.
         when: the steps to measure at; every 1,000, the first and the last if not given.
@@ -30,10 +31,12 @@ class Retention(Measurement):
         self, tokens: int = 256, jacobians: int = 16, seed: int = 0, when: When | None = None
     ) -> None:
         super().__init__(when)
-        self.tokens, self.jacobians, self.seed = tokens, jacobians, seed
+        self.tokens = at_least_one("Retention's tokens", tokens)
+        self.jacobians = at_least_one("Retention's jacobians", jacobians)
+        self.seed = seed
 
     def __call__(self, seen: Observed) -> Reading:
-        linear = seen.linear_map()
+        linear = seen.jacobian_map()
         hidden_ND, target_N = seen.sample(self.tokens if linear else self.jacobians, self.seed)
         wide_ND = hidden_ND.double()
         if linear is None:

@@ -7,6 +7,7 @@ from math import ceil
 import torch
 
 from rankbound.errors import InputError
+from rankbound.heads.base import at_least_one
 from rankbound.metrics import anisotropy, mean_norm
 from rankbound.metrics.alignment import readout_alignment
 from rankbound.metrics.geometry import centred_anisotropy, isoscore, outlier_dimensions
@@ -36,7 +37,7 @@ class StateGeometry(Measurement):
 class ReadoutAlignment(Measurement):
     """How much of the last layers' energy lies in the directions that the head reads most.
 
-    Of each head matrix that multiplies the state; a mixture's, whose contexts are not states, are left out.
+    Of heads that order tokens as logits linear in the state do; others record nothing.
 
     Args:
         share: of the width, rounded up, that counts as read most.
@@ -48,9 +49,8 @@ class ReadoutAlignment(Measurement):
         super().__init__(when)
         if not 0 < share <= 1:
             raise InputError(f"ReadoutAlignment's share is {share}; it must be above 0 and at most 1")
-        if layers < 1:
-            raise InputError(f"ReadoutAlignment's layers is {layers}; it must be at least 1")
-        self.share, self.layers = share, layers
+        self.share = share
+        self.layers = at_least_one("ReadoutAlignment's layers", layers)
 
     def __call__(self, seen: Observed) -> Reading:
         linear = seen.linear_map()
@@ -60,6 +60,8 @@ class ReadoutAlignment(Measurement):
         rank = ceil(self.share * weight_VD.shape[1])
         values: Values = {}
         for layer in list(seen.states)[-self.layers :]:
+            if seen.rows(layer).shape[1] != weight_VD.shape[1]:
+                continue  # not a layer that the head could read
             found = readout_alignment(seen.rows(layer), weight_VD, rank)
             values |= {f"hidden/{layer}/readout_{name}": value for name, value in found.items()}
         return Reading(values)
@@ -78,7 +80,8 @@ class IntrinsicDimension(Measurement):
 
     def __init__(self, states: int = 2048, seed: int = 0, when: When | None = None) -> None:
         super().__init__(when)
-        self.states, self.seed = states, seed
+        self.states = at_least_one("IntrinsicDimension's states", states)
+        self.seed = seed
 
     def __call__(self, seen: Observed) -> Reading:
         rows_ND = seen.rows("head_input")

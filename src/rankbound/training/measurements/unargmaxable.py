@@ -12,8 +12,8 @@ from rankbound.training.when import When
 class Unargmaxable(Measurement):
     """How many tokens can never be the argmax, proved; and how many are undecided when the time is up.
 
-    Of heads whose logits are linear in the state; a strictly increasing map of them changes no argmax, and
-    a mixture has no such tokens to count.
+    Of heads that order tokens as logits linear in the state do, such as a soft cap of one; others record
+    nothing.
 
     Args:
         seconds: time for what cheap certificates leave over; with it the counts depend on the machine.
