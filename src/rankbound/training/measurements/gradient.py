@@ -28,7 +28,7 @@ class Retention(Measurement):
     default_when = SELDOM
 
     def __init__(
-        self, tokens: int = 256, jacobians: int = 16, seed: int = 0, when: When | None = None
+        self, tokens: int = 256, jacobians: int = 8, seed: int = 0, when: When | None = None
     ) -> None:
         super().__init__(when)
         self.tokens = at_least_one("Retention's tokens", tokens)
