@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import accuracy_heads
 from measure import table
 from rankbound.metrics import geometry, neighbours, similarity, singular, spectrum
 
@@ -46,6 +47,12 @@ def main() -> None:
     print(errors([matrices(seed) for seed in range(DRAWS)], SPECTRUM, by_svd, told))
     print("\nHidden states; the shifted ones have a mean 5 times their spread.\n")
     print(errors([states(seed) for seed in range(DRAWS)], STATES, lambda x: x, told))
+    print("\nHeads and the states they read; the wide ones' columns fall from 1 to 1e-4.\n")
+    of_heads = [
+        in_dtypes({name: (x, ("fp32", "bf16")) for name, x in accuracy_heads.heads(seed).items()})
+        for seed in range(DRAWS)
+    ]
+    print(errors(of_heads, accuracy_heads.ESTIMATORS, lambda x: x, told))
     print(
         f"\nRelative errors (of singular values: relative to the largest), the worst of {DRAWS} draws, "
         "at most what is said.\nbf16 input is rounded before the estimator and before its reference."

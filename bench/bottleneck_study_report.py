@@ -187,8 +187,9 @@ def _range(values: pd.Series[float], form: str) -> str:
 def _told(what: str, known: Sequence[Difference]) -> str:
     above = sum(mean_interval(d.by_seed)[0] > 0 for d in known)
     told = sum(d.reads != "could not tell" for d in known)
-    return f"""{what}: above 0 in the mean in {above} of {len(known)} comparisons; {told} can be told from
-        0. They share seeds, positions and models, so their agreement counts for less than their number."""
+    return f"""{what}: the mean is above zero in {above} of {len(known)} comparisons, and {told or "none"}
+        can be told from zero. They share seeds, positions and models, so their agreement counts for less
+        than their number."""
 
 
 def _means(curves: Curves) -> pd.DataFrame:

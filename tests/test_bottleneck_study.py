@@ -12,10 +12,10 @@ from rankbound.model import GPT
 from rankbound.training.language_model import LanguageModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-matrix = pytest.importorskip("bottleneck_matrix")
-language = pytest.importorskip("bottleneck_language")
-ranks = pytest.importorskip("bottleneck_ranks")
-curves = pytest.importorskip("bottleneck_curves")
+import bottleneck_curves as curves
+import bottleneck_language as language
+import bottleneck_matrix as matrix
+import bottleneck_ranks as ranks
 
 
 @pytest.mark.parametrize("norm", ["layernorm", "layernorm_without_shift", "rmsnorm"])

@@ -109,7 +109,7 @@ class Head(nn.Module, ABC):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`log_prob` of states in any shape, (.., D) -> (.., V), for models that call their head."""
-        return self.log_prob(hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1])
+        return self.log_prob(hidden.flatten(0, -2)).view(*hidden.shape[:-1], -1)
 
     def factors(self, hidden: Tensor) -> Factors | None:
         """Features f(h) (N, E), W (V, E) and b (V,) or None where p = softmax(W f(h) + b); else None."""
