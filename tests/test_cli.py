@@ -71,7 +71,7 @@ CASES = [
     ("validate --data.corpus CORPUS", "validate needs a checkpoint"),
     ("prepare --corpsu x", "there is no setting corpsu; did you mean corpus?"),
     ("prepare --vocab-size x", "vocab_size must be a whole number, not 'x'"),
-    ("prepare --errors foo", "errors must be one of strict, replace, not 'foo'"),
+    ("prepare --errors foo", "errors must be one of strict, replace, skip, not 'foo'"),
     ("prepare --corpus nowhere.txt", "nowhere.txt"),
     ("compare", "required: runs"),
     ("compare nowhere", "nowhere is not a run folder"),
