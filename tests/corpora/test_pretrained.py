@@ -113,7 +113,7 @@ def test_a_long_document_is_encoded_as_in_one_piece(tmp_path):
         ("folder", None, "folder holds no tokenizer.json"),
         ("broken.json", None, "broken.json is not a tokenizer in the format"),
         ("other.json", None, "other.json is not a tokenizer in the format"),
-        ("good.json", "<x>", "has no token <x> .* name one by --end-of-text, such as <end>"),
+        ("good.json", "<x>", "has no token <x> .* name one by --end_of_text, such as <end>"),
         ("good.json", None, "has none of <.endoftext.>, .* such as <end>"),
         ("nobody/nothing", None, "no local file and cannot be had .* without network give the path"),
     ],

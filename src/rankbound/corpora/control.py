@@ -32,13 +32,13 @@ class Control:
     """
 
     def __init__(self, filter: WordListFilter, constrained: Tokenizer, seed: int) -> None:
-        self._filter, self._constrained, self._seed = filter, constrained, seed
+        self._filter, self.constrained, self.seed = filter, constrained, seed
 
     def training_texts(self, documents: Iterable[str]) -> Iterator[str]:
         """Spans to train the control's tokenizer on: one for each span kept, as many words long."""
         for text in documents:
             kept, _ = self._filter(text)
-            yield from islice(self._filter.control(text, self._seed), len(kept))
+            yield from islice(self._filter.control(text, self.seed), len(kept))
 
     def ids(self, text: str, tokenizer: Tokenizer) -> NDArray[np.uint32]:
         """Ids of the control spans of a document, each closed by the end of text.
@@ -46,10 +46,10 @@ class Control:
         As many as the spans kept of it make in their own tokenizer, ends included; none for none.
         """
         kept, _ = self._filter(text)
-        wanted = sum(len(ids) for ids in encode(self._constrained, kept))
+        wanted = sum(len(ids) for ids in encode(self.constrained, kept))
         spans: list[list[int]] = []
         tokens = 0
-        candidates = self._filter.control(text, self._seed)
+        candidates = self._filter.control(text, self.seed)
         while tokens < wanted:
             batch = list(islice(candidates, max(len(kept) - len(spans), 1)))
             for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):

@@ -49,7 +49,7 @@ def pretrained_tokenizer(name: str, end_of_text: str | None = None) -> Tokenizer
     tokenizer.encode_special_tokens = True
     if END_OF_TEXT_ID in tokenizer.encode(f"a {end}b{end}", add_special_tokens=False).ids:
         raise InputError(
-            f"tokenizer {name} reads {end} in a text as the end of it: name another --end-of-text"
+            f"tokenizer {name} reads {end} in a text as the end of it: name another --end_of_text"
         )
     return tokenizer
 
@@ -88,7 +88,7 @@ def _end_of_text(state: dict[str, Any], name: str, wanted: str | None) -> str:
             return end
     fault = "has none of " + ", ".join(ENDS) if wanted is None else f"has no token {wanted}"
     raise InputError(
-        f"tokenizer {name} {fault} to end a document: name one by --end-of-text, "
+        f"tokenizer {name} {fault} to end a document: name one by --end_of_text, "
         f"such as {', '.join(special[:5]) or 'a token of its vocabulary'}"
     )
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, count
 from typing import Literal
@@ -96,7 +96,7 @@ class WordListFilter:
     """Cuts documents to their spans of listed words."""
 
     def __init__(
-        self, listed: Set[str], words: WordRules | None = None, spans: SpanRules | None = None
+        self, listed: Iterable[str], words: WordRules | None = None, spans: SpanRules | None = None
     ) -> None:
         self.listed = frozenset(listed) | PLACEHOLDERS
         self.words, self.rules = words or WordRules(), spans or SpanRules()

@@ -101,7 +101,7 @@ def read_word_list(path: Path, rules: WordRules) -> frozenset[str]:
             raise InputError(
                 f"word list {path} has capitals in {len(capitals)} of its {len(listed)} words, such as "
                 f"{capitals[0]}, and the text is lower-cased: write the list in small letters, or "
-                "set --lower-case false"
+                "set --words.lower_case false"
             )
     if damaged := sum("\ufffd" in line for _, line in listed):
         print(
