@@ -54,11 +54,18 @@ def heads(args: list[str]) -> None:
     _call(heads, "heads", args)
 
 
+def dimension(args: list[str]) -> None:
+    """how narrow a linear map can be and still write a corpus's next-token distributions"""
+    from rankbound.report.dimension import dimension
+
+    _call(dimension, "dimension", args, several="corpora")
+
+
 #: The system's words for a full disk.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (demo, prepare, fit, validate, compare, heads)
+    command.__name__: command for command in (demo, prepare, fit, validate, compare, heads, dimension)
 }
 
 
