@@ -47,9 +47,6 @@ from rankbound.errors import InputError
 #: A tokenizer for the texts of the train split.
 MakeTokenizer = Callable[[Iterable[str]], Tokenizer]
 
-#: The texts that a document leads to: itself, or what a filter keeps of it.
-Spans = Callable[[str], Iterable[str]]
-
 
 def build(
     folder: Path,
@@ -59,13 +56,12 @@ def build(
     settings: Settings,
     processes: int | None,
     make_tokenizer: MakeTokenizer,
-    spans: Spans = lambda text: [text],
 ) -> None:
     """Write every file of the corpus into `folder`, the card last; `work` keeps what is done."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         parts = Parts(work, settings.seed)
-        parts.fill(lambda tally: _texts(source, settings, spans, tally, progress))
+        parts.fill(lambda tally: _texts(source, settings, tally, progress))
         if source.inputs() != inputs:
             raise InputError(f"{source.description}: changed while being read, prepare it again")
         left_out = copies(parts) if settings.deduplicate else np.zeros(sum(map(len, parts)), dtype=np.bool_)
@@ -96,14 +92,12 @@ def build(
     )
 
 
-def _texts(
-    source: Source, settings: Settings, spans: Spans, tally: Counter[str], progress: Progress
-) -> Iterator[list[str]]:
-    """The texts of one document after the other; `tally` counts what was read."""
+def _texts(source: Source, settings: Settings, tally: Counter[str], progress: Progress) -> Iterator[str]:
+    """The text of one document after the other; `tally` counts what was read."""
     task = progress.add_task("reading", total=None)
     for document in read_documents(source, settings.reading, tally, settings.max_documents):
         tally["spells_end_of_text"] += END_OF_TEXT in document.text
-        yield list(spans(document.text))
+        yield document.text
         if not progress.disable and (share := source.share_read) is not None:
             progress.update(task, total=1.0, completed=share)
     progress.update(task, total=1.0, completed=1.0)

@@ -27,8 +27,8 @@ from rankbound.corpora.split import ENTRY, Entries, text_hash
 PART = 1 << 24  # bytes of text, or one document of more
 MOST = 1 << 19  # documents in a part: 16 bytes each in memory
 
-#: The groups of texts that documents lead to; counts in the argument what it reads and drops.
-Read = Callable[["Counter[str]"], Iterator["list[str]"]]
+#: The texts of documents, one after the other; counts in the argument what it reads and drops.
+Read = Callable[["Counter[str]"], Iterator[str]]
 
 
 class Parts:
@@ -55,13 +55,13 @@ class Parts:
         return entries
 
     def fill(self, read: Read) -> None:
-        """Write what `read` yields, going on behind what is there; a part ends between groups."""
+        """Write what `read` yields, going on behind what is there."""
         tally = self.tally
-        groups = read(tally)
+        texts = read(tally)
         while not tally["finished"]:
             number = len(self)
             hashes, sizes = array("Q"), array("Q")
-            write(self._file(number, "txt"), self._contents(groups, tally, hashes, sizes))
+            write(self._file(number, "txt"), self._contents(texts, tally, hashes, sizes))
             entries = np.empty(len(hashes), dtype=ENTRY)
             entries["hash"], entries["bytes"] = hashes, sizes
             write(self._file(number, "npy"), [npy(entries)])
@@ -83,17 +83,16 @@ class Parts:
         self._file(number, "txt").unlink(missing_ok=True)
 
     def _contents(
-        self, groups: Iterator[list[str]], tally: Counter[str], hashes: array[int], sizes: array[int]
+        self, texts: Iterator[str], tally: Counter[str], hashes: array[int], sizes: array[int]
     ) -> Iterator[bytes]:
         """The documents of one part, their hashes and sizes put into the arrays."""
         total = 0
-        for group in groups:
-            for text in group:
-                content = text.encode()
-                hashes.append(text_hash(content, self._seed))
-                sizes.append(len(content))
-                total += len(content)
-                yield content
+        for text in texts:
+            content = text.encode()
+            hashes.append(text_hash(content, self._seed))
+            sizes.append(len(content))
+            total += len(content)
+            yield content
             if total >= PART or len(sizes) >= MOST:
                 return
         tally["finished"] = 1
