@@ -31,7 +31,8 @@ def corpus(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     for i in range(20):
         write_text(folder / f"{i}.txt", words=900, seed=i % 3)
-    return prepare(str(folder), 300, tmp_path_factory.mktemp("corpus") / "small", valid_share=0.1).path
+    output = tmp_path_factory.mktemp("corpus") / "small"
+    return prepare(str(folder), 300, output, valid_share=0.1, deduplicate=False).path
 
 
 class CommandLine:

@@ -71,8 +71,15 @@ CASES = [
     ("validate --data.corpus CORPUS", "validate needs a checkpoint"),
     ("prepare --corpsu x", "there is no setting corpsu; did you mean corpus?"),
     ("prepare --vocab-size x", "vocab_size must be a whole number, not 'x'"),
-    ("prepare --errors foo", "errors must be one of strict, replace, not 'foo'"),
+    ("prepare --errors foo", "errors must be one of strict, replace, skip, not 'foo'"),
     ("prepare --corpus nowhere.txt", "nowhere.txt"),
+    ("language", "name a language first; known are KnownRank, Ngram, SpamLang"),
+    ("language KnownRnak", "there is no language 'KnownRnak'; did you mean KnownRank?"),
+    ("language KnownRank --vocab-sise 9", "there is no setting vocab_sise; did you mean vocab_size?"),
+    ("language KnownRank --rank 1", "rank is 1; it must be from 2"),
+    ("language SpamLang --output CORPUS", "holds another corpus"),
+    ("language Ngram --corpus nowhere", "nowhere is not a prepared corpus"),
+    ("language SpamLang --vocab-size 9 --output out --floor-ranks [0]", "rank is 0"),
     ("compare", "required: runs"),
     ("compare nowhere", "nowhere is not a run folder"),
     ("demo --minutes 0", "minutes is 0"),
@@ -99,5 +106,5 @@ def test_wrong_input(line, message, corpus, tmp_path, monkeypatch, capsys):
 def test_overview_names_every_command(capsys):
     main(["--help"])
     out = capsys.readouterr().out
-    for command in ("demo", "prepare", "fit", "validate", "compare"):
+    for command in ("demo", "prepare", "language", "fit", "validate", "compare"):
         assert f"\n  {command} " in out

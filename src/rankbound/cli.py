@@ -30,6 +30,28 @@ def prepare(args: list[str]) -> None:
     print(f"The corpus is in {_call(prepare, 'prepare', args).path}")
 
 
+def language(args: list[str]) -> None:
+    """a language with a known answer, as a corpus folder: entropy, floors, text made as it is read"""
+    from rankbound.corpora.generate import generate
+    from rankbound.corpora.languages import all_languages, language_class
+    from rankbound.parser import Parser
+
+    known = ", ".join(all_languages())
+    if args[:1] in (["-h"], ["--help"]):
+        print(f"usage: rankbound language NAME [--help] [...]\n\nNAME is one of {known}")
+        return
+    if not args or args[0].startswith("-"):
+        raise InputError(f"name a language first; known are {known}")
+    made = language_class(args[0])
+    parser = Parser(prog=f"rankbound language {args[0]}", description=COMMANDS["language"].__doc__)
+    own = set(parser.add_class_arguments(made, as_group=False))
+    parser.add_function_arguments(generate, skip={"language"}, as_group=False)
+    settings = parser.instantiate_classes(parser.parse_args(args[1:])).as_dict()
+    chosen = {name: value for name, value in settings.items() if name in own}
+    written = generate(made(**chosen), **{k: v for k, v in settings.items() if k not in own})
+    print(f"Train on it with: rankbound fit --data.corpus {written.path}")
+
+
 def fit(args: list[str]) -> None:
     """train one model, or resume it with --ckpt_path last"""
     _train("fit", args)
@@ -54,11 +76,19 @@ def heads(args: list[str]) -> None:
     _call(heads, "heads", args)
 
 
+def dimension(args: list[str]) -> None:
+    """how narrow a linear map can be and still write a corpus's next-token distributions"""
+    from rankbound.report.dimension import dimension
+
+    _call(dimension, "dimension", args, several="corpora")
+
+
 #: The system's words for a full disk.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (demo, prepare, fit, validate, compare, heads)
+    command.__name__: command
+    for command in (demo, prepare, language, fit, validate, compare, heads, dimension)
 }
 
 

@@ -61,6 +61,63 @@ def test_the_tokenizer_never_sees_the_valid_split(texts, tmp_path):
     assert first.card.sha256["valid.bin"] != second.card.sha256["valid.bin"]
 
 
+def test_copies_are_dropped_and_counted_unless_they_are_to_stay(texts, tmp_path):
+    first = next(iter(texts.values()))
+    (tmp_path / "texts" / "copy.txt").write_text(first)
+    corpus = prepare(str(tmp_path / "texts"), 300, tmp_path / "out")
+    assert corpus.card.dropped == {"empty": 0, "skipped": 0, "copies": 1}
+    assert sorted(documents_of(corpus, "train") + documents_of(corpus, "valid")) == sorted(texts.values())
+    corpus = prepare(str(tmp_path / "texts"), 300, tmp_path / "all", deduplicate=False)
+    assert sum(documents_of(corpus, s).count(first) for s in ("train", "valid")) == 2
+    assert sum(first in documents_of(corpus, s) for s in ("train", "valid")) == 1
+
+
+def test_what_is_left_out_is_counted_in_the_card_and_said(tmp_path, capsys):
+    lines = [json.dumps({"text": text}) for text in write_texts(tmp_path / "texts", 6).values()]
+    broken = ['{"text": ', '{"body": "x"}', '{"text": " "}', lines[0]]
+    (tmp_path / "x.jsonl").write_text("\n".join([*lines, *broken]))
+    corpus = prepare(str(tmp_path / "x.jsonl"), 300, tmp_path / "out", errors="skip")
+    assert corpus.card.dropped == {"empty": 1, "skipped": 2, "copies": 1}
+    assert "left out: 1 empty, 2 skipped, 1 copies" in capsys.readouterr().out
+    assert Corpus(tmp_path / "out").card.settings.errors == "skip"
+
+
+def test_a_test_split_is_one_more_shard_and_leaves_valid_as_it_is(texts, tmp_path):
+    two = prepare(str(tmp_path / "texts"), 300, tmp_path / "two", valid_share=0.2)
+    three = prepare(str(tmp_path / "texts"), 300, tmp_path / "three", valid_share=0.2, test_share=0.2)
+    assert three.splits == ("train", "valid", "test")
+    assert documents_of(three, "valid") == documents_of(two, "valid")
+    assert sorted(d for s in three.splits for d in documents_of(three, s)) == sorted(texts.values())
+    assert len(three.tokens("test")) == three.card.splits["test"].tokens
+    three.verify()
+    with pytest.raises(InputError, match=r"two has no test split: .*--test_share"):
+        two.tokens("test")
+
+
+def test_a_card_of_before_there_were_these_settings_is_still_read(prepared, copy):
+    path = copy.path / "corpus.json"
+    card = json.loads(path.read_text())
+    del card["dropped"]
+    old = ("vocab_size", "valid_share", "seed", "document_separator", "errors")
+    card["settings"] = {name: card["settings"][name] for name in old}
+    path.write_text(json.dumps(card))
+    assert Corpus(copy.path).card.settings == prepared.card.settings
+    Corpus(copy.path).verify()
+
+
+def test_a_large_corpus_trains_its_tokenizer_on_a_sample_whatever_the_order(texts, tmp_path):
+    (tmp_path / "renamed").mkdir()
+    for i, text in enumerate(reversed(texts.values())):
+        (tmp_path / "renamed" / f"{i:02}.txt").write_text(text)
+    sampled = [
+        prepare(str(tmp_path / n), 300, tmp_path / n[0], tokenizer_bytes=20_000)
+        for n in ("texts", "renamed")
+    ]
+    whole = prepare(str(tmp_path / "texts"), 300, tmp_path / "whole")
+    tokenizers = [corpus.card.sha256["tokenizer.json"] for corpus in (*sampled, whole)]
+    assert tokenizers[0] == tokenizers[1] != tokenizers[2]
+
+
 def test_preparing_twice_gives_the_same_bytes(texts, tmp_path):
     first, second = (prepare(str(tmp_path / "texts"), 350, tmp_path / name) for name in "ab")
     assert first.card == second.card
@@ -121,17 +178,36 @@ def test_the_same_again_is_returned_as_it_stands(texts, tmp_path, capsys):
         ({}, "another text"),
     ],
 )
-def test_another_corpus_is_never_overwritten(texts, tmp_path, change, fault):
+def test_another_corpus_is_not_overwritten_unasked(texts, tmp_path, change, fault):
     prepare(str(tmp_path / "texts"), 300, tmp_path / "out")
     if not change:
         (tmp_path / "texts" / "more.txt").write_text("One more.")
     refuses(tmp_path, fault, **change)
 
 
+def test_another_corpus_is_overwritten_when_asked(texts, tmp_path):
+    prepare(str(tmp_path / "texts"), 300, tmp_path / "out", test_share=0.2)
+    again = prepare(str(tmp_path / "texts"), 310, tmp_path / "out", overwrite=True)
+    assert again.vocab_size == 310
+    again.verify()
+    assert {path.name for path in tmp_path.iterdir()} == {"texts", "out"}
+    assert not (tmp_path / "out" / "test.bin").exists()
+    (tmp_path / "out" / "train.bin").write_bytes(b"damaged")
+    prepare(str(tmp_path / "texts"), 310, tmp_path / "out", overwrite=True).verify()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    refuses(tmp_path, "also holds notes.txt", overwrite=True)
+
+
+def test_a_corpus_that_cannot_be_made_overwrites_nothing(texts, tmp_path):
+    prepare(str(tmp_path / "texts"), 300, tmp_path / "out")
+    refuses(tmp_path, "more than the text supports", vocab_size=5000, overwrite=True)
+
+
 def test_a_folder_of_something_else_is_never_overwritten(texts, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("ten years of work")
     refuses(tmp_path, "is not a corpus")
+    refuses(tmp_path, "is not a corpus", overwrite=True)
     refuses(tmp_path, "is not a corpus", output=tmp_path / "out" / "thesis.tex")
 
 
@@ -145,10 +221,20 @@ def test_a_damaged_corpus_is_not_taken_for_prepared(texts, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
-        ({"vocab_size": 256}, "at least|257 tokens"),
+        ({"vocab_size": 2}, "vocab_size 2 is too small: choose at least"),
         ({"vocab_size": 5000}, "more than the text supports.* yields [0-9]+ tokens"),
         ({"valid_share": 0.0}, "valid_share 0.0"),
         ({"valid_share": 1.5}, "valid_share 1.5"),
+        ({"valid_share": 0.5, "test_share": 0.5}, "test_share 0.5 beside valid_share 0.5"),
+        ({"test_share": -0.1}, "test_share -0.1"),
+        ({"max_documents": 0}, "max_documents 0"),
+        ({"max_documents": 2, "test_share": 0.1}, "leave test_share out"),
+        ({"processes": 0}, "processes must be at least 1"),
+        (
+            {"corpus": "broken.jsonl", "errors": "skip"},
+            r"broken.jsonl: empty.*\(0 empty documents, 1 skipped\)",
+        ),
+        ({"corpus": "broken.jsonl"}, "broken.jsonl line 1 is not JSON"),
         ({"document_separator": ""}, "document_separator is empty"),
         ({"corpus": "empty.txt"}, "empty.txt: empty"),
         ({"corpus": "latin.txt"}, "latin.txt is not UTF-8 at byte 3"),
@@ -162,6 +248,7 @@ def test_bad_input_is_one_line_and_leaves_everything_as_it_was(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text(" \n\n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "broken.jsonl").write_text("{")
     refuses(tmp_path, fault, **{"corpus": "texts", "output": "out", **settings})
 
 

@@ -1,20 +1,20 @@
-"""The work of `rankbound prepare`: choose the split, train the tokenizer, write shards and card.
+"""The work of `rankbound prepare`: read, split, train the tokenizer, encode; write shards and card.
 
 Design decisions:
-- The source is read once to choose the split, once to train the tokenizer and once a shard: memory
-  holds one document and one batch, whatever the corpus.
+- Every stage leaves files that are whole or absent in a working folder. A second start with the same
+  settings and inputs finds them and goes on behind them; its result is the same to the byte.
+- Memory holds a document, a batch, a byte a document, and what training a tokenizer takes, which is why
+  that reads no more than `tokenizer_bytes`.
 - The unigram entropy is what a model scores that knows the token frequencies and nothing else: the
   line that every trained model must pass.
-- Files are written and synced by Python's own calls: NumPy's `tofile` hides why a write failed.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,136 +26,180 @@ from tokenizers import Tokenizer
 
 from rankbound.corpora.corpus import (
     CARD,
-    CONTENTS,
     SHARDS,
     TOKEN_BYTES,
     TOKENIZER,
     Card,
     Settings,
     SplitCard,
+    contents,
     corpus_sha256,
     file_sha256,
 )
-from rankbound.corpora.sources import Source, split_documents
-from rankbound.corpora.split import SPLITS, choose_split
-from rankbound.corpora.tokenizer import END_OF_TEXT, encode, token_lengths, train_tokenizer
+from rankbound.corpora.disk import npy, write
+from rankbound.corpora.parts import Parts
+from rankbound.corpora.shards import LEFT_OUT, Work, default_processes, dtype_for, encode_parts, texts_of
+from rankbound.corpora.sources import Source, read_documents
+from rankbound.corpora.split import SPLITS, Entries, Split, choose_split, copies, hash_at
+from rankbound.corpora.tokenizer import END_OF_TEXT, load_tokenizer, token_lengths
 from rankbound.errors import InputError
 
+#: A tokenizer for the texts of the train split.
+MakeTokenizer = Callable[[Iterable[str]], Tokenizer]
 
-def build(folder: Path, source: Source, settings: Settings) -> None:
-    """Write every file of the corpus into `folder`, the card last."""
-    inputs = source.inputs()
+
+def build(
+    folder: Path,
+    work: Path,
+    source: Source,
+    inputs: dict[str, str],
+    settings: Settings,
+    processes: int | None,
+    make_tokenizer: MakeTokenizer,
+) -> None:
+    """Write every file of the corpus into `folder`, the card last; `work` keeps what is done."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        reader = _Reader(source, settings.document_separator, progress)
-        split = choose_split(reader.texts("reading"), settings.valid_share, settings.seed)
+        parts = Parts(work, settings.seed)
+        parts.fill(lambda tally: _texts(source, settings, tally, progress))
+        if source.inputs() != inputs:
+            raise InputError(f"{source.description}: changed while being read, prepare it again")
+        left_out = copies(parts) if settings.deduplicate else np.zeros(sum(map(len, parts)), dtype=np.bool_)
+        split = choose_split(parts, left_out, settings.valid_share, settings.test_share)
         if split is None:
-            raise InputError(f"{source.description}: empty, there is no text to split and train on")
-        train = split.texts(reader.texts("training the tokenizer"), "train")
-        tokenizer = _tokenizer(train, settings.vocab_size)
-        _write(folder / TOKENIZER, [tokenizer.to_str(pretty=True).encode()])
-        _write(folder / TOKEN_BYTES, [_npy(token_lengths(tokenizer))])
-        dtype = np.dtype("uint16" if settings.vocab_size <= 1 << 16 else "uint32")
-        cards: dict[str, SplitCard] = {}
-        counts: dict[str, NDArray[np.int64]] = {}
-        for name in SPLITS:
-            texts = split.texts(reader.texts(f"encoding {name}"), name)
-            cards[name], counts[name] = _write_shard(folder / SHARDS[name], tokenizer, texts, dtype)
-    if source.inputs() != inputs:
-        raise InputError(f"{source.description}: changed while being read, prepare it again")
-    if reader.spells_end_of_text:
+            raise InputError(
+                f"{source.description}: empty, there is no text to split and train on{_why(parts.tally)}"
+            )
+        tokenizer = _tokenizer(work, parts, split, left_out, settings, make_tokenizer, progress)
+        job = Work(work, parts, split, tokenizer)
+        job.save()
+        for number, left_out_here in enumerate(_by_part(parts, left_out)):
+            job.assign(number, left_out_here)
+        task = progress.add_task("encoding", total=_bytes(parts))
+        encode_parts(
+            job, processes or default_processes(len(parts)), lambda done: progress.advance(task, done)
+        )
+        _assemble(folder, job)
+    if parts.tally["spells_end_of_text"]:
         print(
             f"the text spells out {END_OF_TEXT}, kept as ordinary text: if it parts documents, "
             "name it as document_separator",
             file=sys.stderr,
         )
-    sha256 = {name: file_sha256(folder / name) for name in CONTENTS}
+    dropped = {name: parts.tally[name] for name in ("empty", "skipped")}
+    _write_card(
+        folder, job, source.description, inputs, settings, {**dropped, "copies": int(left_out.sum())}
+    )
+
+
+def _texts(source: Source, settings: Settings, tally: Counter[str], progress: Progress) -> Iterator[str]:
+    """The text of one document after the other; `tally` counts what was read."""
+    task = progress.add_task("reading", total=None)
+    for document in read_documents(source, settings.reading, tally, settings.max_documents):
+        tally["spells_end_of_text"] += END_OF_TEXT in document.text
+        yield document.text
+        if not progress.disable and (share := source.share_read) is not None:
+            progress.update(task, total=1.0, completed=share)
+    progress.update(task, total=1.0, completed=1.0)
+
+
+def _tokenizer(
+    work: Path,
+    parts: Parts,
+    split: Split,
+    left_out: NDArray[np.bool_],
+    settings: Settings,
+    make: MakeTokenizer,
+    progress: Progress,
+) -> Tokenizer:
+    """The tokenizer of this work, made if it is not there yet."""
+    if (work / TOKENIZER).exists():
+        return load_tokenizer(work / TOKENIZER)
+    task = progress.add_task("training the tokenizer", total=_bytes(parts))
+    return make(_sample(parts, split, left_out, settings, lambda done: progress.advance(task, done)))
+
+
+def _sample(
+    parts: Parts,
+    split: Split,
+    left_out: NDArray[np.bool_],
+    settings: Settings,
+    tick: Callable[[int], None],
+) -> Iterator[str]:
+    """The train split's texts, or of a large one those with the lowest hashes."""
+    kept = sum(
+        int(entries["bytes"][~out].sum())
+        for entries, out in zip(parts, _by_part(parts, left_out), strict=True)
+    )
+    last = None
+    if kept > settings.tokenizer_bytes and split.valid_to is not None:
+        share = min(settings.valid_share + settings.tokenizer_bytes / kept, 1.0)
+        last = np.uint64(hash_at(parts, left_out, share))
+    for number, out in enumerate(_by_part(parts, left_out)):
+        entries = parts.entries(number)
+        places = split.numbers(entries["hash"])
+        places[out if last is None else out | (entries["hash"] > last)] = LEFT_OUT
+        yield from texts_of(parts, number, split, places, "train")
+        tick(int(entries["bytes"].sum()))
+
+
+def _by_part(parts: Iterable[Entries], left_out: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """`left_out` (documents,) cut into those of each part."""
+    start = 0
+    for entries in parts:
+        yield left_out[start : start + len(entries)]
+        start += len(entries)
+
+
+def _bytes(parts: Iterable[Entries]) -> int:
+    return sum(int(entries["bytes"].sum()) for entries in parts)
+
+
+def _why(tally: Counter[str]) -> str:
+    """What became of the documents, where there were any."""
+    return f" ({tally['empty']} empty documents, {tally['skipped']} skipped)" if tally["read"] else ""
+
+
+def _assemble(folder: Path, job: Work) -> None:
+    write(folder / TOKENIZER, [job.tokenizer.to_str(pretty=True).encode()])
+    write(folder / TOKEN_BYTES, [npy(token_lengths(job.tokenizer))])
+    for name in job.split.names:
+        write(folder / SHARDS[name], job.shard(name))
+
+
+def _write_card(
+    folder: Path,
+    job: Work,
+    description: str,
+    inputs: dict[str, str],
+    settings: Settings,
+    dropped: dict[str, int],
+) -> None:
+    occurrences = job.occurrences()
+    splits: dict[str, SplitCard] = {}
+    for name in job.split.names:
+        counts, tokens = job.counts(name), int(occurrences[SPLITS.index(name)].sum())
+        splits[name] = SplitCard(**counts, tokens=tokens, bytes_per_token=counts["bytes"] / tokens)
+    sha256 = {name: file_sha256(folder / name) for name in contents(job.split.names)}
+    vocab_size = job.tokenizer.get_vocab_size()
     card = Card(
-        source=source.description,
+        source=description,
         inputs=inputs,
         settings=settings,
-        split_rule=split.rule,
-        vocab_size=settings.vocab_size,
-        dtype=dtype.name,
-        splits=cards,
-        unigram_entropy=_unigram_entropy(counts["train"], counts["valid"]),
+        split_rule=job.split.rule,
+        dropped=dropped,
+        vocab_size=vocab_size,
+        dtype=dtype_for(vocab_size).name,
+        splits=splits,
+        unigram_entropy=_unigram_entropy(occurrences[0], occurrences[1]),
         unigram_smoothing="add one to the count of each token",
         sha256=sha256,
         corpus_sha256=corpus_sha256(sha256),
     )
-    _write(folder / CARD, [json.dumps(asdict(card), indent=2).encode() + b"\n"])
-
-
-class _Reader:
-    """Reads all documents from the start, any number of times, and shows how far it is."""
-
-    def __init__(self, source: Source, separator: str | None, progress: Progress) -> None:
-        self._source, self._separator, self._progress = source, separator, progress
-        self._characters: int | None = None  # known after the first pass
-        self.spells_end_of_text = False
-
-    def texts(self, purpose: str) -> Iterator[str]:
-        task = self._progress.add_task(purpose, total=self._characters)
-        read = 0
-        for document in split_documents(self._source, self._separator):
-            self.spells_end_of_text |= END_OF_TEXT in document.text
-            yield document.text
-            read += len(document.text)
-            self._progress.update(task, completed=read)
-        self._characters = read
-
-
-def _tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    tokenizer = train_tokenizer(texts, vocab_size)
-    largest = tokenizer.get_vocab_size()
-    if largest < vocab_size:
-        raise InputError(
-            f"vocab_size {vocab_size} is more than the text supports: its train split yields "
-            f"{largest} tokens; choose at most that or give more text"
-        )
-    return tokenizer
-
-
-def _write_shard(
-    path: Path, tokenizer: Tokenizer, texts: Iterable[str], dtype: np.dtype[np.unsignedinteger]
-) -> tuple[SplitCard, NDArray[np.int64]]:
-    """Write one split; return its counts and how often each token occurs, shape (V,)."""
-    documents = size = words = 0
-
-    def counted() -> Iterator[str]:
-        nonlocal documents, size, words
-        for text in texts:
-            documents += 1
-            size += len(text.encode())
-            words += len(text.split())
-            yield text
-
-    occurrences = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-
-    def packed() -> Iterator[bytes]:
-        for ids in encode(tokenizer, counted()):
-            np.add(occurrences, np.bincount(ids, minlength=len(occurrences)), out=occurrences)
-            yield ids.astype(dtype.newbyteorder("<")).tobytes()
-
-    _write(path, packed())
-    tokens = int(occurrences.sum())
-    return SplitCard(documents, size, words, tokens, size / tokens), occurrences
+    write(folder / CARD, [json.dumps(asdict(card), indent=2).encode() + b"\n"])
 
 
 def _unigram_entropy(train: NDArray[np.int64], valid: NDArray[np.int64]) -> float:
     """Cross entropy of the valid counts under the train counts plus one, both (V,), in nats."""
     nll = np.log((train + 1).sum()) - np.log(train + 1)
     return float(valid @ nll / valid.sum())
-
-
-def _npy(array: NDArray[np.int32]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
-    with path.open("wb") as file:
-        file.writelines(chunks)
-        file.flush()
-        os.fsync(file.fileno())

@@ -5,6 +5,7 @@
     token_bytes.npy  int32 (V,): bytes that each token decodes to
     train.bin        little-endian uint16 or uint32 ids, documents end to end, each closed by id 0
     valid.bin
+    test.bin         where a test split was asked for
 
 Design decisions:
 - Shards are memory-mapped: a whole study shares the page cache.
@@ -16,8 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -25,25 +26,39 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rankbound.corpora.sources import Errors
+from rankbound.corpora.sources import Errors, Reading
 from rankbound.corpora.split import SPLITS, SplitName
 from rankbound.corpora.tokenizer import load_tokenizer
 from rankbound.errors import InputError
 
 CARD, TOKENIZER, TOKEN_BYTES = "corpus.json", "tokenizer.json", "token_bytes.npy"
-SHARDS: dict[SplitName, str] = {"train": "train.bin", "valid": "valid.bin"}
-CONTENTS = (TOKENIZER, TOKEN_BYTES, *SHARDS.values())
+SHARDS: dict[SplitName, str] = {name: f"{name}.bin" for name in SPLITS}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of `prepare` that shape a corpus; its docstring explains them."""
+    """The arguments of `prepare` that shape a corpus; its docstring explains them.
+
+    A card that is older than a setting was made with the value given here.
+    """
 
     vocab_size: int
     valid_share: float
     seed: int
     document_separator: str | None
     errors: Errors
+    test_share: float = 0.0
+    text_field: str = "text"
+    subset: str | None = None
+    split: str = "train"
+    max_documents: int | None = None
+    deduplicate: bool = True
+    tokenizer_bytes: int = 1 << 27
+
+    @property
+    def reading(self) -> Reading:
+        """Those that say how to read a source."""
+        return Reading(self.text_field, self.subset, self.split, self.document_separator, self.errors)
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,7 @@ class Card:
     - `inputs`: sha256 of each input
     - `settings`: with the inputs, all that decides the result
     - `split_rule`: how documents were split
+    - `dropped`: documents that were `empty`, `skipped` as they could not be read, or `copies` of another
     - `unigram_entropy`: nats per token of the valid split under the unigram distribution of the
       train split, smoothed as `unigram_smoothing` says
     - `sha256`: of each file beside the card
@@ -82,6 +98,7 @@ class Card:
     unigram_smoothing: str
     sha256: dict[str, str]
     corpus_sha256: str
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 class Corpus:
@@ -90,15 +107,20 @@ class Corpus:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.card = _read_card(self.path)
-        for name in CONTENTS:
+        for name in contents(self.splits):
             if not (self.path / name).is_file():
                 raise InputError(f"{self.path / name} is missing: {self._mend}")
-        for split in SPLITS:
+        for split in self.splits:
             shard = self.path / SHARDS[split]
             actual = shard.stat().st_size
             expected = self.card.splits[split].tokens * self._dtype.itemsize
             if actual != expected:
                 raise InputError(f"{shard} has {actual} bytes, its card says {expected}: {self._mend}")
+
+    @property
+    def splits(self) -> tuple[SplitName, ...]:
+        """The splits that there are: train, valid and perhaps test."""
+        return tuple(name for name in SPLITS if name in self.card.splits)
 
     @property
     def vocab_size(self) -> int:
@@ -111,6 +133,8 @@ class Corpus:
 
     def tokens(self, split: SplitName) -> np.memmap[tuple[int], np.dtype[np.unsignedinteger]]:
         """Map the ids of a split, shape (tokens,), uint16 or uint32, read-only."""
+        if split not in self.splits:
+            raise InputError(f"{self.path} has no {split} split: prepare it with --{split}_share")
         return np.memmap(self.path / SHARDS[split], dtype=self._dtype, mode="r")
 
     @cached_property
@@ -128,7 +152,7 @@ class Corpus:
 
         Takes about a second a gigabyte.
         """
-        for name in CONTENTS:
+        for name in contents(self.splits):
             if file_sha256(self.path / name) != self.card.sha256[name]:
                 raise InputError(f"{self.path / name} differs from its card: {self._mend}")
         if corpus_sha256(self.card.sha256) != self.card.corpus_sha256:
@@ -143,6 +167,11 @@ class Corpus:
         return f"remove {self.path} and prepare it again with rankbound prepare"
 
 
+def contents(splits: Iterable[SplitName]) -> tuple[str, ...]:
+    """The names of all files of a corpus with these splits, but the card."""
+    return (TOKENIZER, TOKEN_BYTES, *(SHARDS[name] for name in splits))
+
+
 def file_sha256(path: Path) -> str:
     """Hash a file's content, without reading it into memory at once."""
     with path.open("rb") as file:
@@ -151,14 +180,18 @@ def file_sha256(path: Path) -> str:
 
 def corpus_sha256(sha256: Mapping[str, str]) -> str:
     """One hash of the hashes of tokenizer and shards."""
-    lines = "".join(f"{sha256[name]}  {name}\n" for name in CONTENTS)
+    lines = "".join(f"{sha256[name]}  {name}\n" for name in contents(SPLITS) if name in sha256)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _read_card(folder: Path) -> Card:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        splits = {split: SplitCard(**card["splits"][split]) for split in SPLITS}
+        splits = {
+            split: SplitCard(**card["splits"][split])
+            for split in SPLITS
+            if split in card["splits"] or split != "test"
+        }
         return Card(**{**card, "splits": splits, "settings": Settings(**card["settings"])})
     except OSError as error:
         raise InputError(

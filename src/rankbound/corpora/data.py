@@ -8,6 +8,7 @@ Design decisions:
   from the run's start.
 - A sampler yields the indices of a whole batch and the dataset fetches them in one gather, with or
   without workers: a step may take 3 ms.
+- A language's folder works as a corpus does: its windows are made from their index instead of read.
 - Every loader draws its seeds from a generator of its own: evaluating never moves the global one.
 - The trainer must be made with `use_distributed_sampler=False`.
 """
@@ -15,7 +16,7 @@ Design decisions:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,12 +26,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rankbound.corpora.corpus import Corpus
+from rankbound.corpora.generated import Generated, open_corpus
+from rankbound.corpora.language_data import GeneratedWindows
 from rankbound.corpora.split import SplitName
 from rankbound.corpora.windows import SampleOrder, count_windows
 from rankbound.errors import InputError
 
 Indices = NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]
+
+
+class Order(Protocol):
+    """Which windows each step trains on, a function of the step."""
+
+    def batch(self, step: int) -> Indices: ...
 
 
 class Windows(Dataset[Batch]):
@@ -56,6 +65,10 @@ class Windows(Dataset[Batch]):
         block = torch.from_numpy(self._tokens[positions].astype(np.int64))
         return block[:, :-1].contiguous(), block[:, 1:].contiguous()
 
+    def order(self, batch_size: int, seed: int) -> Order:
+        """Every window once an epoch."""
+        return SampleOrder(len(self), batch_size, seed)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tokens": None}
 
@@ -65,7 +78,7 @@ class TrainSampler(Sampler[Indices]):
 
     def __init__(
         self,
-        order: SampleOrder,
+        order: Order,
         first_step: Callable[[], int],
         total_steps: int,
         accumulation: int,
@@ -88,11 +101,11 @@ class TokenData(LightningDataModule):
     """Train and validation batches of a prepared corpus, each `(tokens_BT, targets_BT)`, int64.
 
     Args:
-        corpus: Folder made by rankbound prepare.
+        corpus: Folder made by rankbound prepare, or by rankbound language.
         window: Tokens a model reads at once (T).
         batch_size: Windows an optimiser step, over all devices and accumulated micro batches.
         micro_batch_size: Windows a device and forward pass; batch_size / devices by default.
-        seed: Order of the windows.
+        seed: Order of the windows; of a language, its text.
         valid_windows: Validate on the first so many windows only; all by default.
         valid_batch_size: Windows a device and forward pass in validation; as in training by
             default.
@@ -130,14 +143,14 @@ class TokenData(LightningDataModule):
         self.window, self.batch_size, self.seed = window, batch_size, seed
         self._micro_batch_size, self._num_workers = micro_batch_size, num_workers
         self._valid_windows, self._valid_batch_size = valid_windows, valid_batch_size
-        self.corpus = Corpus(corpus)
+        self.corpus = open_corpus(corpus)
         if corpus_sha256 is not None and corpus_sha256 != self.corpus.sha256:
             raise InputError(
                 f"{corpus} is corpus {self.corpus.sha256[:12]}, data.corpus_sha256 names "
                 f"{corpus_sha256[:12]}: point data.corpus at that one"
             )
-        self._train = Windows(self.corpus, "train", window)
-        self._valid = Windows(self.corpus, "valid", window)
+        self._train = _windows(self.corpus, "train", window, seed)
+        self._valid = _windows(self.corpus, "valid", window, seed)
 
     @property
     def vocab_size(self) -> int:
@@ -172,7 +185,7 @@ class TokenData(LightningDataModule):
             raise InputError("trainer.max_steps is not set: it is the length of the run in steps")
         rank, world_size = self._rank_and_world()
         sampler = TrainSampler(
-            order=SampleOrder(len(self._train), self.batch_size, self.seed),
+            order=self._train.order(self.batch_size, self.seed),
             first_step=lambda: trainer.global_step,
             total_steps=trainer.max_steps,
             accumulation=self.accumulation,
@@ -184,8 +197,7 @@ class TokenData(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Windows of the valid split in order, each on exactly one rank."""
         rank, world_size = self._rank_and_world()
-        total = min(self._valid_windows or len(self._valid), len(self._valid))
-        share = np.array_split(np.arange(total), world_size)[rank]
+        share = np.array_split(np.arange(self._valid_total), world_size)[rank]
         size = self._valid_batch_size or self._windows_a_pass(world_size)
         return self._loader(self._valid, [share[i : i + size] for i in range(0, len(share), size)])
 
@@ -197,13 +209,25 @@ class TokenData(LightningDataModule):
         size = min(num_windows, len(self._valid))
         return self._valid[SampleOrder(len(self._valid), size, seed).batch(0)]
 
+    def true_loss(self) -> float | None:
+        """What the language itself scores on the windows that are validated on; None for a text."""
+        if isinstance(self._valid, GeneratedWindows):
+            return self._valid.true_loss(self._valid_total)
+        return None
+
+    @property
+    def _valid_total(self) -> int:
+        return min(self._valid_windows or len(self._valid), len(self._valid))
+
     def _windows_a_pass(self, world_size: int) -> int:
         return self._micro_batch_size or max(self.batch_size // world_size, 1)
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(self, windows: Windows, sampler: Sampler[Indices] | list[Indices]) -> DataLoader[Batch]:
+    def _loader(
+        self, windows: Windows | GeneratedWindows, sampler: Sampler[Indices] | list[Indices]
+    ) -> DataLoader[Batch]:
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             windows,
@@ -213,3 +237,11 @@ class TokenData(LightningDataModule):
             pin_memory=on_cuda,
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+
+def _windows(
+    corpus: Corpus | Generated, split: SplitName, window: int, seed: int
+) -> Windows | GeneratedWindows:
+    if isinstance(corpus, Generated):
+        return GeneratedWindows(corpus, split, window, seed)
+    return Windows(corpus, split, window)

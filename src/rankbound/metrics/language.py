@@ -2,7 +2,7 @@
 
 Sums are kept in float64: a float32 counter stops at 16.8 million tokens. Bits per byte divides by the
 bytes that the targets decode to, so it compares across vocabularies; end-of-text has no bytes, but
-predicting it is paid for.
+predicting it is paid for. Where no token has any, as in a made-up language, there is no bits per byte.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class TokenLoss(Metric):
         self.bytes += self.token_bytes[target].sum()  # type: ignore[index]
 
     def compute(self) -> dict[str, Tensor]:
-        """`loss` in nats per token, `bits_per_byte`."""
-        return {
-            "loss": self.nats / self.tokens,
-            "bits_per_byte": self.nats / (math.log(2) * self.bytes),
-        }
+        """`loss` in nats per token; `bits_per_byte` where any token has bytes."""
+        values = {"loss": self.nats / self.tokens}
+        if bool(self.token_bytes.any()):  # type: ignore[operator]
+            values["bits_per_byte"] = self.nats / (math.log(2) * self.bytes)
+        return values

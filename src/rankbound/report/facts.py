@@ -56,6 +56,21 @@ def corpus(run: Run) -> str:
     return str(setting(run, "data.corpus_sha256"))
 
 
+def known(run: Run, name: str) -> float:
+    """A number that is known of the run's text alone, such as `derived.entropy`; NaN where it is not."""
+    value = (run.config.get("derived") or {}).get(name)
+    return math.nan if value is None else float(value)
+
+
+def excess_loss(run: Run) -> float:
+    """Validation loss above that of the language which made the text; NaN where that is not known.
+
+    Where the run says what the language scores on the validated windows, above that: their luck cancels.
+    """
+    reference = known(run, "true_loss")
+    return final(run, "valid/loss") - (known(run, "entropy") if math.isnan(reference) else reference)
+
+
 def finished(run: Run) -> bool:
     """Whether the run came to its end, as its summary says."""
     return run.summary.get("status") == "finished"

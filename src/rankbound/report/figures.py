@@ -5,6 +5,8 @@ Design decisions:
   and most of what a head's matrix does happens early.
 - Losses are nats per token; runs of different corpora or tokenizers are drawn in bits per byte
   instead, each by its own valid split's ratio of the two.
+- Where the text is a language's, its entropy is a line in every figure of losses, and a solved floor of
+  linear heads a mark at its width.
 - What a run lacks (no matrix, not finished) is said below the figure, never left out in silence.
 """
 
@@ -51,7 +53,9 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
         _plot(whole, train, **line | {"marker": "", "linewidth": 0.7, "alpha": 0.5})
         _plot(whole, valid, **line)
         _plot(late, valid[valid.index >= end / 2], **line)
-    _draw_unigram_entropies(whole, runs)
+    _draw_entropies(whole, runs, "unigram_entropy", (0, (4, 3)))
+    for axes in (whole, late):
+        _draw_entropies(axes, runs, "entropy", "-")
     step_axis(whole, end)
     late.xaxis.set_major_formatter(plain)
     late.set_xlabel("step")
@@ -88,6 +92,8 @@ def loss_by_width(runs: Sequence[Run]) -> Figure:
             if len(cell) > 1:
                 mean, half = mean_interval(cell["loss"].tolist())
                 axes.errorbar(cell["width"].iloc[0], mean, half, color=colour, capsize=4)
+    _draw_entropies(axes, runs, "entropy", "-")
+    _draw_floors(axes, runs)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(table["width"].unique()))
     axes.xaxis.set_major_formatter(plain)
@@ -197,26 +203,38 @@ def _scale(run: Run, runs: Sequence[Run]) -> float:
 
 def _unit(runs: Sequence[Run]) -> str:
     same = len({facts.corpus(run) for run in runs}) == 1
-    return "nats per token" if same else "bits per byte"
+    bytes_known = all(len(run.series("valid/bits_per_byte")) for run in runs)  # not of a language's tokens
+    return "nats per token" if same or not bytes_known else "bits per byte"
 
 
-def _draw_unigram_entropies(axes: Axes, runs: Sequence[Run]) -> None:
-    """A dashed line for each corpus, labelled at either end by turns to keep close ones apart."""
+def _draw_entropies(axes: Axes, runs: Sequence[Run], name: str, dash: Any) -> None:
+    """A line for each corpus that has one, labelled at either end by turns to keep close ones apart."""
     corpora = {facts.corpus(run): run for run in runs}
     for place, run in enumerate(corpora.values()):
-        entropy = float(facts.setting(run, "derived.unigram_entropy")) * _scale(run, runs)
+        entropy = facts.known(run, name) * _scale(run, runs)
         if not np.isfinite(entropy):
             continue
-        axes.axhline(entropy, color=INK, linestyle=(0, (4, 3)), linewidth=1)
+        axes.axhline(entropy, color=INK, linestyle=dash, linewidth=1)
         vocabulary = f"{facts.setting(run, 'model.vocab_size'):,}"
         axes.annotate(
-            f"unigram entropy {entropy:.2f}" + f", vocabulary {vocabulary}" * (len(corpora) > 1),
+            f"{name.replace('_', ' ')} {entropy:.2f}" + f", vocabulary {vocabulary}" * (len(corpora) > 1),
             (0.985 if place % 2 else 0.015, entropy),
             (0, 3),
             xycoords=axes.get_yaxis_transform(),
             textcoords="offset points",
             ha="right" if place % 2 else "left",
         )
+
+
+def _draw_floors(axes: Axes, runs: Sequence[Run]) -> None:
+    """The best loss that a linear head of each run's class can reach, at its width."""
+    reached = {(facts.width(run), facts.known(run, "entropy") + facts.known(run, "floor")) for run in runs}
+    known = sorted((width, loss) for width, loss in reached if np.isfinite(loss))
+    for number, (width, loss) in enumerate(known):
+        axes.plot(width, loss, "_", color=INK, markersize=16, markeredgewidth=1.4)
+        if number == 0:
+            place: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+            axes.annotate("floor of its rank", (width, loss), **place)
 
 
 def _lacks(runs: Sequence[Run], read: Read, what: str) -> list[str]:

@@ -21,7 +21,7 @@ from rankbound.report import facts, figures
 from rankbound.report.findings import best, cautions, listed, seed_intervals, summary
 from rankbound.report.spectra import spectra
 from rankbound.report.style import to_svg
-from rankbound.report.table import COLUMNS, comparison, identifiers
+from rankbound.report.table import columns, comparison, identifiers
 from rankbound.runs import Run
 
 
@@ -100,7 +100,7 @@ def render(runs: Sequence[Run], command: str) -> str:
         title=_title(frame),
         summary=summary(frame),
         cautions=cautions(frame),
-        columns=COLUMNS,
+        columns=columns(frame),
         identifiers=identifiers(frame),
         rows=_rows(frame),
         means=seed_intervals(frame).to_dict("records"),
@@ -136,7 +136,7 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
             **{str(name): value for name, value in row.items()},
-            "numbers": [(column, column.text(row[column.name])) for column in COLUMNS],
+            "numbers": [(column, column.text(row[column.name])) for column in columns(frame)],
             "wins": wins,
             "first": first,
             "bound": "" if math.isnan(row["rank_bound"]) else f"{row['rank_bound']:.0f}",

@@ -16,6 +16,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any
 
@@ -68,12 +69,17 @@ _STYLE = {
 Draw = Callable[[Sequence[Run]], Figure]
 
 
+def in_style() -> AbstractContextManager[None]:
+    """What is drawn within has the house style, whatever the caller's settings are."""
+    return style.context(["default", _STYLE])
+
+
 def styled(draw: Draw) -> Draw:
     """Draw in the house style, whatever the caller's settings are."""
 
     @wraps(draw)
     def drawn(runs: Sequence[Run]) -> Figure:
-        with style.context(["default", _STYLE]):
+        with in_style():
             return draw(sorted(runs, key=facts.order))
 
     return drawn
@@ -97,12 +103,12 @@ class Look:
 
     def handles(self, widths: bool = True) -> list[Line2D]:
         """Legend entries: a column of heads, and a column of widths of the same length."""
-        heads = [_handle(label=h, color=self.colour(h), linewidth=3) for h in self.heads]
+        heads = [swatch(label=h, color=self.colour(h), linewidth=3) for h in self.heads]
         if not widths:
             return heads
-        sizes = [_handle(label=f"width {w}", color=MUTED, **self._width(w)) for w in reversed(self.widths)]
+        sizes = [swatch(label=f"width {w}", color=MUTED, **self._width(w)) for w in reversed(self.widths)]
         rows = max(len(heads), len(sizes))
-        blank = _handle(label=" ", color="none")
+        blank = swatch(label=" ", color="none")
         return [*heads, *[blank] * (rows - len(heads)), *sizes, *[blank] * (rows - len(sizes))]
 
     def _width(self, width: int) -> dict[str, Any]:
@@ -176,5 +182,6 @@ def to_svg(figure: Figure, name: str) -> str:
 plain = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
-def _handle(**keywords: Any) -> Line2D:
+def swatch(**keywords: Any) -> Line2D:
+    """A legend entry that is no curve: `Line2D`'s keywords."""
     return Line2D([], [], **keywords)

@@ -26,9 +26,10 @@ from rankbound.runs import Run
 def comparison(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a run, sorted by hidden size, then head.
 
-    Loss and `unigram_entropy` in nats per token, singular entropy in nats, anisotropy the mean
-    cosine of the head's input, memory in bytes. What a run never recorded is NaN. Runs of the same
-    `cell` differ only in their seed.
+    Loss and `unigram_entropy` in nats per token, and of a language with a known answer `excess_loss` over
+    its own and the run's `rank_gap`; singular entropy in nats, anisotropy the mean cosine of the head's
+    input, memory in bytes. What a run never recorded is NaN. Runs of the same `cell` differ only in their
+    seed.
     """
     runs = sorted(runs, key=facts.order)
     identity = zip(runs, facts.names(runs), facts.cells(runs), strict=True)
@@ -46,6 +47,8 @@ def _row(run: Run) -> dict[str, object]:
         **{f"parameters_{part}": int(count) for part, count in parameters.items()},
         "tokens": facts.tokens(run),
         "valid_loss": facts.final(run, "valid/loss"),
+        "excess_loss": facts.excess_loss(run),
+        "rank_gap": facts.known(run, "floor"),
         "bits_per_byte": facts.final(run, "valid/bits_per_byte"),
         "effective_rank": _last(facts.head_series(run, "effective_rank")),
         "singular_entropy": _last(facts.head_series(run, "singular_entropy")),
@@ -73,6 +76,7 @@ class Column(NamedTuple):
     name: str
     header: str
     show: Callable[[float], str]
+    everywhere: bool = True  # else only where a run has it
 
     @property
     def title(self) -> str:
@@ -87,7 +91,9 @@ class Column(NamedTuple):
 #: The most telling first: a narrow terminal drops them from the end.
 COLUMNS = (
     Column("valid_loss", "valid\nloss", "{:.3f}".format),
-    Column("bits_per_byte", "bits/\nbyte", "{:.3f}".format),
+    Column("excess_loss", "excess\nloss", "{:.4f}".format, everywhere=False),
+    Column("rank_gap", "rank\ngap", "{:.4f}".format, everywhere=False),
+    Column("bits_per_byte", "bits/\nbyte", "{:.3f}".format, everywhere=False),
     Column("effective_rank", "eff.\nrank", "{:.1f}".format),
     Column("singular_entropy", "sing.\nentropy", "{:.3f}".format),
     Column("anisotropy", "aniso-\ntropy", "{:.3f}".format),
@@ -99,6 +105,11 @@ COLUMNS = (
     Column("tokens_per_second", "tok/s", short),
     Column("peak_memory_bytes", "peak\nmemory", lambda size: f"{short(size)}B"),
 )
+
+
+def columns(frame: pd.DataFrame) -> list[Column]:
+    """Those that have something to say of these runs."""
+    return [column for column in COLUMNS if column.everywhere or frame[column.name].notna().any()]
 
 
 def identifiers(frame: pd.DataFrame) -> list[str]:
@@ -119,12 +130,13 @@ def print_table(frame: pd.DataFrame, console: Console | None = None) -> None:
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=120)  # a file has no width of its own
-    columns, table = list(COLUMNS), _table(frame, COLUMNS)
-    while _full_width(console, table) > console.width and len(columns) > 1:
-        columns.pop()
-        table = _table(frame, columns)
+    wanted = columns(frame)
+    shown, table = list(wanted), _table(frame, wanted)
+    while _full_width(console, table) > console.width and len(shown) > 1:
+        shown.pop()
+        table = _table(frame, shown)
     console.print(table)
-    if dropped := [column.title for column in COLUMNS if column not in columns]:
+    if dropped := [column.title for column in wanted if column not in shown]:
         console.print(f"Not shown for want of room: {', '.join(dropped)}.", style="dim")
     if len(means := seed_intervals(frame)):
         console.print(_means(means))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from rankbound.corpora import Corpus
+from rankbound.corpora.generated import Generated
 from rankbound.errors import InputError
 
 #: Settings of Lightning's trainer that this project decides or does otherwise: the one value each may have
@@ -37,7 +38,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 STRATEGIES = ("auto", "ddp")
 
 
-def complete(settings: Any, corpus: Corpus) -> None:
+def complete(settings: Any, corpus: Corpus | Generated) -> None:
     """Fill in what the corpus decides; raise where the settings say otherwise."""
     if settings.data.corpus_sha256 is None:
         settings.data.corpus_sha256 = corpus.sha256

