@@ -23,21 +23,16 @@ from tokenizers import Tokenizer
 
 
 def by_prepare(task: dict[str, Any], folder: Path) -> tuple[float, int]:
-    from rankbound.corpora.build import build
-    from rankbound.corpora.corpus import Settings
-    from rankbound.corpora.shards import Work
-    from rankbound.corpora.sources import open_source
-    from rankbound.corpora.tokenizer import load_tokenizer
+    from rankbound.corpora import prepare
 
     start = time.perf_counter()
-    tokenizer = load_tokenizer(Path(task["tokenizer"]))
-    settings = Settings(tokenizer.get_vocab_size(), 0.05, 0, None, "strict")
-    source = open_source(task["input"], settings.reading)
-    work, made = folder / "work", folder / "made"
-    work.mkdir()
-    made.mkdir()
-    build(made, work, source, source.inputs(), settings, task["processes"], lambda texts: tokenizer)
-    return time.perf_counter() - start, int(Work.load(work).occurrences().sum())
+    corpus = prepare(
+        task["input"],
+        output=folder / "made",
+        tokenizer=task["tokenizer"],
+        processes=task["processes"],
+    )
+    return time.perf_counter() - start, sum(split.tokens for split in corpus.card.splits.values())
 
 
 def by_map(task: dict[str, Any], folder: Path) -> tuple[float, int]:

@@ -13,7 +13,7 @@ from rankbound.analysis.ngrams import NextTokens, next_tokens
 from rankbound.analysis.spectral import captured_energy
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-study = pytest.importorskip("dimension_study")
+planted = pytest.importorskip("planted")
 
 
 def text(length=60_000, vocab_size=200, seed=0) -> np.ndarray:
@@ -37,11 +37,11 @@ def seen() -> NextTokens:
 @pytest.mark.parametrize("weighting", ["count", "context"])
 def test_a_planted_language_comes_back_with_its_rank(seen, weighting):
     rng = np.random.default_rng(0)
-    planted = study.low_rank(seen, 8, rng)
+    language = planted.low_rank(seen, 8, rng)
     weight = seen.context_counts if weighting == "count" else np.ones(len(seen.context_counts))
-    truth = planted.w_error(weight)
+    truth = language.w_error(weight)
     assert truth[8] < 1e-6 < truth[7]
-    found = measure(planted.sample(seen, rng), 3, weighting, resamples=0)
+    found = measure(language.sample(seen, rng), 3, weighting, resamples=0)
     true = width_at(truth, N90)
     low, high = found.width("unbiased", N90), found.width("crossed", N90)
     assert true - 1 <= low <= true + 1
@@ -52,9 +52,9 @@ def test_a_planted_language_comes_back_with_its_rank(seen, weighting):
 
 def test_the_bracket_holds_a_decaying_spectrum_that_counts_misjudge(seen):
     rng = np.random.default_rng(0)
-    planted = study.two_rows(next_tokens(text(), 2, 200), seen, rng)
-    truth = planted.w_error(seen.context_counts)
-    found = measure(planted.sample(seen, rng), 3, resamples=0)
+    language = planted.two_rows(next_tokens(text(), 2, 200), seen, rng)
+    truth = language.w_error(seen.context_counts)
+    found = measure(language.sample(seen, rng), 3, resamples=0)
     true = width_at(truth, N90)
     assert found.width("unbiased", N90) <= true + 1
     assert true - 1 <= found.width("crossed", N90) <= 1.3 * true

@@ -23,7 +23,7 @@ SETTINGS = {"vocab_size": 300, "valid_share": 0.2, "test_share": 0.2}
 #: Prepares in parts of 9,000 bytes and prints what it writes; it kills itself in the middle of one file.
 PROGRAM = """
 import os, signal, sys
-from rankbound.corpora import build, disk, parts, prepare, shards
+from rankbound.corpora import assemble, disk, parts, prepare, reduction, shards
 
 corpus, output, processes, deadly = sys.argv[1:]
 parts.PART = 9000
@@ -42,7 +42,7 @@ def forget(self, number, original=parts.Parts.forget):
         os.kill(os.getpid(), signal.SIGKILL)
     original(self, number)
 
-parts.write = shards.write = build.write = write
+parts.write = shards.write = assemble.write = reduction.write = write
 parts.Parts.forget = forget
 prepare(corpus, output=output, processes=int(processes), **SETTINGS)
 """.replace("SETTINGS", repr(SETTINGS))

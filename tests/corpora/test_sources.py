@@ -262,6 +262,8 @@ def test_an_unknown_address_names_the_known_ones(tmp_path, make, fault):
         (path / "data.json").write_text("{}")
     with pytest.raises(InputError, match=f"{fault}.*Hugging Face.*sotu.*\\.txt"):
         open_source(str(path))
+    with pytest.raises(InputError, match="does not exist"):
+        open_source("folder/mistyped.txt")  # not a name on Hugging Face
 
 
 def test_without_the_package_sotu_one_line_says_what_to_do(monkeypatch):

@@ -54,11 +54,7 @@ def test_words_lost_to_an_earlier_conversion_are_pointed_out(tmp_path, capsys):
     ("name", "content", "fault"),
     [
         ("empty.txt", b"\n \n", "empty.txt is empty"),
-        (
-            "upper.txt",
-            b"CAT\nDOG\nbird\n",
-            "capitals in 2 of its 3 words, such as CAT.*--words.lower_case false",
-        ),
+        ("upper.txt", b"CAT\nDOG\nbird\n", "capitals in 2 of its 3 words, such as CAT.*lower_case false"),
         ("latin.txt", b"caf\xe9\n", "latin.txt is not UTF-8 at byte 3: convert"),
         ("wide.txt", "cat\n".encode("utf-16"), "wide.txt is not UTF-8 at byte 0, it looks like UTF-16"),
         ("table.txt", b"cat\n0,whats,3\n", "table.txt, line 2: '0,whats,3' is not one word"),

@@ -1,8 +1,8 @@
 """A prepared corpus: a folder of packed tokens that describes itself.
 
     corpus.json      the data card
-    tokenizer.json   byte-level BPE in the format of `tokenizers`
-    token_bytes.npy  int32 (V,): bytes that each token decodes to
+    tokenizer.json   in the format of `tokenizers`; its ids are the corpus's where the card keeps no map
+    token_bytes.npy  int32 (V,): bytes that each token decodes to; all 0 where that is not fixed
     train.bin        little-endian uint16 or uint32 ids, documents end to end, each closed by id 0
     valid.bin
     test.bin         where a test split was asked for
@@ -21,14 +21,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rankbound.corpora.sources import Errors, Reading
+from rankbound.corpora.spans import SpanRules
 from rankbound.corpora.split import SPLITS, SplitName
-from rankbound.corpora.tokenizer import load_tokenizer
+from rankbound.corpora.statistics import WordSplits
+from rankbound.corpora.tokenizer import load_tokenizer, vocabulary_size
+from rankbound.corpora.top_tokens import TopTokens
+from rankbound.corpora.word_list import WordRules
 from rankbound.errors import InputError
 
 CARD, TOKENIZER, TOKEN_BYTES = "corpus.json", "tokenizer.json", "token_bytes.npy"
@@ -53,7 +58,21 @@ class Settings:
     split: str = "train"
     max_documents: int | None = None
     deduplicate: bool = True
-    tokenizer_bytes: int = 1 << 27
+    tokenizer_bytes: int = 1 << 26
+    tokenizer: str = "bpe"
+    end_of_text: str | None = None
+    word_list: str | None = None
+    top_words: int | None = None
+    words: WordRules = field(default_factory=WordRules)
+    spans: SpanRules = field(default_factory=SpanRules)
+    control: bool = False
+    tokens_only_top: int | None = None
+
+    @staticmethod
+    def load(state: Mapping[str, Any]) -> Settings:
+        """Settings as they stand in a card."""
+        words, spans = WordRules(**state.get("words", {})), SpanRules(**state.get("spans", {}))
+        return Settings(**{**state, "words": words, "spans": spans})
 
     @property
     def reading(self) -> Reading:
@@ -63,13 +82,34 @@ class Settings:
 
 @dataclass(frozen=True)
 class SplitCard:
-    """Counts of one split; tokens include the end of text of each document, bytes do not."""
+    """Counts of one split; tokens include the end of text of each document, bytes do not.
+
+    - `words_per_token`: None in a card that is older than it
+    - `unknown`: tokens that stand for what the vocabulary does not hold
+    """
 
     documents: int
     bytes: int
     words: int
     tokens: int
     bytes_per_token: float
+    words_per_token: float | None = None
+    unknown: int = 0
+
+
+@dataclass(frozen=True)
+class WordListCard:
+    """What a word list kept of each split, and how the tokenizer writes its words.
+
+    - `words`: in the list
+    - `counts`: by split, of the documents before they were cut: `words` looked up, those `listed`, those
+      `kept` in any span, and `spans` kept; `coverage` is listed / words, `share_kept` kept / words
+    - `splits`: of the words of the list
+    """
+
+    words: int
+    counts: dict[SplitName, dict[str, float]]
+    splits: WordSplits
 
 
 @dataclass(frozen=True)
@@ -83,6 +123,11 @@ class Card:
     - `dropped`: documents that were `empty`, `skipped` as they could not be read, or `copies` of another
     - `unigram_entropy`: nats per token of the valid split under the unigram distribution of the
       train split, smoothed as `unigram_smoothing` says
+    - `bigram_entropy`: likewise, given the last token, smoothed as `bigram_smoothing` says
+    - `token_types`: ids that occur in the train split
+    - `bytes_known`: whether the bytes of tokens add up to those of the text, to a thousandth
+    - `word_list`: what it kept, where there was one
+    - `kept_tokens`: the tokenizer's ids of the tokens with ids 2, 3 and so on, where others became unknown
     - `sha256`: of each file beside the card
     - `corpus_sha256`: of all of them
     """
@@ -99,6 +144,12 @@ class Card:
     sha256: dict[str, str]
     corpus_sha256: str
     dropped: dict[str, int] = field(default_factory=dict)
+    bigram_entropy: float | None = None
+    bigram_smoothing: str | None = None
+    token_types: int | None = None
+    bytes_known: bool = True
+    word_list: WordListCard | None = None
+    kept_tokens: list[int] | None = None
 
 
 class Corpus:
@@ -145,7 +196,15 @@ class Corpus:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer, in ids of its own where the card keeps a map; see `decode`."""
         return load_tokenizer(self.path / TOKENIZER)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids of this corpus; the end of text is left out."""
+        if self.card.kept_tokens is None:
+            return self.tokenizer.decode([i for i in ids if i], skip_special_tokens=False)
+        top = TopTokens(self.card.kept_tokens, vocabulary_size(self.tokenizer))
+        return top.decode(self.tokenizer, list(ids))
 
     def verify(self) -> None:
         """Compare every file with the card; `InputError` names the first that differs.
@@ -192,7 +251,9 @@ def _read_card(folder: Path) -> Card:
             for split in SPLITS
             if split in card["splits"] or split != "test"
         }
-        return Card(**{**card, "splits": splits, "settings": Settings(**card["settings"])})
+        if words := card.get("word_list"):
+            card["word_list"] = WordListCard(**{**words, "splits": WordSplits(**words["splits"])})
+        return Card(**{**card, "splits": splits, "settings": Settings.load(card["settings"])})
     except OSError as error:
         raise InputError(
             f"{folder} is not a prepared corpus, it has no {CARD}: make it with "

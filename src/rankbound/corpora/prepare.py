@@ -12,24 +12,24 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Literal
-
-from tokenizers import Tokenizer
 
 from rankbound.corpora.build import build
 from rankbound.corpora.corpus import CARD, Corpus, Settings, contents
 from rankbound.corpora.disk import locked, write
 from rankbound.corpora.sources import UnfinishedError, open_source
+from rankbound.corpora.spans import SpanRules
 from rankbound.corpora.split import SPLITS
-from rankbound.corpora.tokenizer import SMALLEST_VOCABULARY, train_tokenizer
+from rankbound.corpora.vocabulary import open_vocabulary
+from rankbound.corpora.word_list import WordRules
 from rankbound.errors import InputError
 
 _JOB = "job.json"
+_WORDS, _SPANS = WordRules(), SpanRules()
 
 
 def prepare(
@@ -47,9 +47,17 @@ def prepare(
     valid_share: float = 0.05,
     test_share: float = 0.0,
     seed: int = 0,
-    tokenizer_bytes: int = 1 << 27,
+    tokenizer_bytes: int = 1 << 26,
     processes: int | None = None,
     overwrite: bool = False,
+    tokenizer: str = "bpe",
+    end_of_text: str | None = None,
+    word_list: Path | None = None,
+    top_words: int | None = None,
+    words: WordRules = _WORDS,
+    spans: SpanRules = _SPANS,
+    control: bool = False,
+    tokens_only_top: int | None = None,
 ) -> Corpus:
     """Turn text into a corpus folder: tokenizer, packed tokens, data card.
 
@@ -59,8 +67,9 @@ def prepare(
         corpus: The State of the Union addresses (sotu); a .txt, .md, .jsonl, .csv or .parquet file, all but
             the last also as .gz or .zst; a folder or a quoted pattern of such files; or a Hugging Face
             dataset as owner/name.
-        vocab_size: Tokens of the byte-level BPE, from 257 up.
-        output: Folder to make; data/<corpus>-<vocab_size> by default.
+        vocab_size: Tokens to train, from 64 up; below 257 the bytes are folded. One from elsewhere has
+            its own size.
+        output: Folder to make; by default in data, named after the corpus and what makes the vocabulary.
         text_field: Field or column of the text in JSONL, CSV, Parquet and Hugging Face datasets.
         subset: Configuration of a Hugging Face dataset.
         split: Split of a Hugging Face dataset to read.
@@ -73,9 +82,20 @@ def prepare(
         test_share: Share of the text to hold out for testing; none by default.
         seed: Chooses which documents are held out.
         tokenizer_bytes: Train the tokenizer on about so many bytes of the train split at most.
-        processes: Processes that encode; by default one a core, 8 at most, where there is work for all.
+        processes: Processes that encode; by default one a core, 4 at most, where there is work for all.
             The result does not depend on it.
         overwrite: Replace a corpus of other settings or text at the output.
+        tokenizer: Byte pairs (bpe), unigram pieces (unigram) or words with one id for all unknown ones
+            (word), trained on the train split; or one from elsewhere: a tokenizer.json, its folder, or
+            a Hugging Face id.
+        end_of_text: Token of a tokenizer from elsewhere that ends a document, if it is an unusual one.
+        word_list: Keep only spans of text whose every word is in this file: one a line, or the column
+            word of a .csv.
+        top_words: Keep only spans of so many words, the most frequent of the train split.
+        words: How a text is read as words, for word_list and top_words.
+        spans: Which spans are looked at, for word_list and top_words.
+        control: Instead of the spans kept, as many tokens of any words from the same documents.
+        tokens_only_top: Keep so many ids, the most frequent; rarer tokens become one unknown token.
 
     Returns:
         The corpus; one that was made from the same inputs and settings is returned as it is.
@@ -83,7 +103,7 @@ def prepare(
     Raises:
         InputError: No text, a setting the text cannot meet, or an output that holds something else.
     """
-    _check_settings(vocab_size, valid_share, test_share, max_documents, document_separator)
+    _check_settings(valid_share, test_share, max_documents, document_separator)
     if tokenizer_bytes < 1 or (processes is not None and processes < 1):
         raise InputError("tokenizer_bytes and processes must be at least 1")
     settings = Settings(
@@ -99,10 +119,19 @@ def prepare(
         max_documents=max_documents,
         deduplicate=deduplicate,
         tokenizer_bytes=tokenizer_bytes,
+        tokenizer=tokenizer,
+        end_of_text=end_of_text,
+        word_list=None if word_list is None else Path(word_list).name,
+        top_words=top_words,
+        words=words,
+        spans=spans,
+        control=control,
+        tokens_only_top=tokens_only_top,
     )
+    vocabulary = open_vocabulary(settings, None if word_list is None else Path(word_list))
     source = open_source(corpus, settings.reading)
-    output = Path("data", f"{source.name}-{vocab_size}") if output is None else Path(output)
-    inputs = source.inputs()
+    output = Path("data", f"{source.name}-{vocabulary.name}") if output is None else Path(output)
+    inputs = source.inputs() | vocabulary.inputs()
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         wrong = _differs(output, inputs, settings)
         if wrong is None:
@@ -115,8 +144,7 @@ def prepare(
         folder = work / "corpus"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        make_tokenizer = partial(_tokenizer, vocab_size=vocab_size)
-        build(folder, work, source, inputs, settings, processes, make_tokenizer)
+        build(folder, work, source, inputs, settings, processes, vocabulary)
         _put(folder, output.absolute())
     made = Corpus(output)
     _announce(made)
@@ -124,14 +152,11 @@ def prepare(
 
 
 def _check_settings(
-    vocab_size: int,
     valid_share: float,
     test_share: float,
     max_documents: int | None,
     document_separator: str | None,
 ) -> None:
-    if vocab_size < SMALLEST_VOCABULARY:
-        raise InputError(f"vocab_size {vocab_size} is too small: choose at least {SMALLEST_VOCABULARY}")
     if not 0 < valid_share < 1:
         raise InputError(f"valid_share {valid_share} is no share: choose one between 0 and 1")
     if not 0 <= test_share < 1 - valid_share:
@@ -142,17 +167,6 @@ def _check_settings(
         raise InputError("document_separator is empty: leave it out or give at least one character")
     if max_documents is not None and max_documents < 1:
         raise InputError(f"max_documents {max_documents} is no number of documents: choose at least 1")
-
-
-def _tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    tokenizer = train_tokenizer(texts, vocab_size)
-    largest = tokenizer.get_vocab_size()
-    if largest < vocab_size:
-        raise InputError(
-            f"vocab_size {vocab_size} is more than the text supports: its train split yields "
-            f"{largest} tokens; choose at most that or give more text"
-        )
-    return tokenizer
 
 
 def _differs(output: Path, inputs: dict[str, str], settings: Settings) -> InputError | None:
@@ -241,4 +255,12 @@ def _announce(corpus: Corpus) -> None:
             f"  {name}: {split.documents:,} documents, {split.words:,} words, "
             f"{split.tokens:,} tokens of {split.bytes_per_token:.2f} bytes"
         )
-    print(f"  unigram entropy: {card.unigram_entropy:.3f} nats a token")
+    if kept := card.word_list:
+        train = kept.counts["train"]
+        print(
+            f"  {kept.words:,} listed words cover {train['coverage']:.1%} of the train split's, spans of "
+            f"them {train['share_kept']:.1%}; a listed word takes {kept.splits.tokens_per_word:.2f} tokens"
+        )
+    if unknown := card.splits["train"].unknown:
+        print(f"  unknown: {unknown / card.splits['train'].tokens:.2%} of the train split's tokens")
+    print(f"  unigram entropy: {card.unigram_entropy:.3f} nats a token, bigram {card.bigram_entropy:.3f}")

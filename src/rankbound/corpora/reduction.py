@@ -30,6 +30,15 @@ from rankbound.corpora.word_list import PLACEHOLDERS, WordRules
 _FILE = "reduction.json"
 
 
+def counted(texts: Iterable[str], counts: Counter[str]) -> Iterator[str]:
+    """Yield `texts`; `counts` gets their documents, bytes and words."""
+    for text in texts:
+        counts["documents"] += 1
+        counts["bytes"] += len(text.encode())
+        counts["words"] += len(text.split())
+        yield text
+
+
 class Reduction:
     """Cuts documents to spans of listed words, or with `control` to as many tokens of any words."""
 
@@ -53,7 +62,8 @@ class Reduction:
         `list_` before them.
         """
         if self.control is None:
-            yield from encode(tokenizer, self._kept(documents, counts))
+            kept = (span for text in documents for span in self._count_list(text, counts))
+            yield from encode(tokenizer, counted(kept, counts))
             return
         lengths = token_lengths(tokenizer)
         for text in documents:
@@ -65,14 +75,6 @@ class Reduction:
             spans = [span[:-1].tolist() for span in np.split(ids, ends + 1)[:-1]]
             counts["words"] += sum(len(span.split()) for span in tokenizer.decode_batch(spans))
             yield ids
-
-    def _kept(self, documents: Iterable[str], counts: Counter[str]) -> Iterator[str]:
-        for text in documents:
-            for span in self._count_list(text, counts):
-                counts["documents"] += 1
-                counts["bytes"] += len(span.encode())
-                counts["words"] += len(span.split())
-                yield span
 
     def _count_list(self, text: str, counts: Counter[str]) -> list[str]:
         spans, seen = self.keep(text)

@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, suppress
@@ -32,16 +33,18 @@ from tokenizers import Tokenizer
 
 from rankbound.corpora.disk import npy, write
 from rankbound.corpora.parts import Parts
+from rankbound.corpora.reduction import Reduction, counted
 from rankbound.corpora.sources import UnfinishedError
 from rankbound.corpora.split import SPLITS, Split, SplitName
-from rankbound.corpora.tokenizer import encode, load_tokenizer
+from rankbound.corpora.tokenizer import encode, load_tokenizer, vocabulary_size
 
-_MOST_PROCESSES = 8  # by default: each takes some 100 MB
+_MOST_PROCESSES = 4  # by default: each takes some 130 MB, and all that prepares is to stay below 1 GiB
+_TELL = 1 << 18  # bytes encoded between two words about it
 LEFT_OUT = 255  # beside the places in `SPLITS`
 _SPLIT, _TOKENIZER = "split.json", "tokenizer.json"
 
 Tick = Callable[[int], None]
-Counts = dict[str, dict[str, int]]
+Counts = dict[str, Counter[str]]
 
 
 def dtype_for(vocab_size: int) -> np.dtype[np.unsignedinteger]:
@@ -51,20 +54,24 @@ def dtype_for(vocab_size: int) -> np.dtype[np.unsignedinteger]:
 
 @dataclass
 class Work:
-    """All that encoding needs, in a folder: parts of text, the split, the tokenizer."""
+    """All that encoding needs, in a folder: parts of text, the split, the tokenizer, and the word list."""
 
     folder: Path
     parts: Parts
     split: Split
     tokenizer: Tokenizer
+    reduction: Reduction | None = None
 
     @staticmethod
     def load(folder: Path) -> Work:
         split = Split(**json.loads((folder / _SPLIT).read_text()))
-        return Work(folder, Parts(folder, 0), split, load_tokenizer(folder / _TOKENIZER))
+        tokenizer = load_tokenizer(folder / _TOKENIZER)
+        return Work(folder, Parts(folder, 0), split, tokenizer, Reduction.load(folder))
 
     def save(self) -> None:
         write(self.folder / _SPLIT, [json.dumps(asdict(self.split)).encode()])
+        if self.reduction is not None:
+            self.reduction.save(self.folder)
         write(self.folder / _TOKENIZER, [self.tokenizer.to_str(pretty=True).encode()])
 
     def assign(self, number: int, left_out: NDArray[np.bool_]) -> None:
@@ -85,33 +92,40 @@ class Work:
     def encode(self, number: int, tick: Tick) -> None:
         """Encode one part; `tick` is told the bytes of text that are done."""
         counts: Counts = {}
-        occurrences = np.zeros((len(SPLITS), self.tokenizer.get_vocab_size()), dtype=np.int64)
+        occurrences = np.zeros((len(SPLITS), vocabulary_size(self.tokenizer)), dtype=np.int64)
         for name in self.split.names:
-            counts[name] = {"documents": 0, "bytes": 0, "words": 0}
-            texts = _counted(self.texts(number, name), counts[name], tick)
-            row = occurrences[SPLITS.index(name)]
-            write(self._file(number, f"{name}.bin"), _packed(self.tokenizer, texts, row))
+            counts[name] = Counter()
+            ids = self._ids(_ticked(self.texts(number, name), tick), counts[name])
+            write(self._file(number, f"{name}.bin"), _packed(ids, occurrences[SPLITS.index(name)]))
         write(self._file(number, "npy"), [npy(occurrences)])
         write(self._file(number, "json"), [json.dumps(counts).encode()])
 
-    def counts(self, name: SplitName) -> dict[str, int]:
-        """Documents, bytes and words of a split over all parts."""
-        parts = [json.loads(self._file(n, "json").read_text())[name] for n in range(len(self.parts))]
-        return {key: sum(part[key] for part in parts) for key in ("documents", "bytes", "words")}
+    def _ids(self, texts: Iterable[str], counts: Counter[str]) -> Iterator[NDArray[np.uint32]]:
+        if self.reduction is not None:
+            return self.reduction.encode(self.tokenizer, texts, counts)
+        return encode(self.tokenizer, counted(texts, counts))
+
+    def counts(self, name: SplitName) -> Counter[str]:
+        """Documents, bytes and words of a split over all parts, and what a word list saw."""
+        total: Counter[str] = Counter()
+        for number in range(len(self.parts)):
+            total.update(json.loads(self._file(number, "json").read_text())[name])
+        return total
 
     def occurrences(self) -> NDArray[np.int64]:
         """How often each token occurs in each split, (splits, V)."""
-        total = np.zeros((len(SPLITS), self.tokenizer.get_vocab_size()), dtype=np.int64)
+        total = np.zeros((len(SPLITS), vocabulary_size(self.tokenizer)), dtype=np.int64)
         for number in range(len(self.parts)):
             total += np.load(self._file(number, "npy"))
         return total
 
-    def shard(self, name: SplitName) -> Iterator[bytes]:
-        """The tokens of a split over all parts, in blocks."""
+    def shard(self, name: SplitName) -> Iterator[NDArray[np.unsignedinteger]]:
+        """The tokenizer's ids of a split over all parts, in blocks."""
+        dtype = dtype_for(vocabulary_size(self.tokenizer))
         for number in range(len(self.parts)):
             with self._file(number, f"{name}.bin").open("rb") as file:
                 while block := file.read(1 << 20):
-                    yield block
+                    yield np.frombuffer(block, dtype)
 
     def _file(self, number: int, kind: str) -> Path:
         return self.folder / f"tokens-{number:05}.{kind}"
@@ -168,7 +182,7 @@ def _worker(folder: Path) -> subprocess.Popen[str]:
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", __name__, str(folder)],
+        [sys.executable, "-P", "-c", f"import {__name__} as shards; shards.serve()", str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -204,10 +218,10 @@ def _end(worker: subprocess.Popen[str]) -> None:
                 pipe.close()
 
 
-def _serve(folder: Path, numbers: Iterable[str]) -> None:
-    """The worker: encode the parts asked for, until no more are."""
-    work = Work.load(folder)
-    for number in numbers:
+def serve() -> None:
+    """What a worker does: encode the parts asked for, until no more are."""
+    work = Work.load(Path(sys.argv[1]))
+    for number in sys.stdin:
         failed: list[int | str] = []
         try:
             work.encode(int(number), lambda _: None)
@@ -219,23 +233,20 @@ def _serve(folder: Path, numbers: Iterable[str]) -> None:
             os._exit(0)
 
 
-def _counted(texts: Iterable[str], counts: dict[str, int], tick: Tick) -> Iterator[str]:
+def _ticked(texts: Iterable[str], tick: Tick) -> Iterator[str]:
+    done = 0
     for text in texts:
-        size = len(text.encode())
-        counts["documents"] += 1
-        counts["bytes"] += size
-        counts["words"] += len(text.split())
         yield text
-        tick(size)
+        done += len(text.encode())
+        if done > _TELL:  # telling costs more than a short text does
+            tick(done)
+            done = 0
+    tick(done)
 
 
-def _packed(tokenizer: Tokenizer, texts: Iterable[str], row: NDArray[np.int64]) -> Iterator[bytes]:
+def _packed(arrays: Iterable[NDArray[np.uint32]], row: NDArray[np.int64]) -> Iterator[bytes]:
     """The ids as they lie on disk, counted into `row`, shape (V,)."""
     dtype = dtype_for(len(row))
-    for ids in encode(tokenizer, texts):
+    for ids in arrays:
         row += np.bincount(ids, minlength=len(row))
         yield ids.astype(dtype).tobytes()
-
-
-if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), sys.stdin)

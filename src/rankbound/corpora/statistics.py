@@ -6,7 +6,7 @@ Design decisions:
   plug-in entropy of pairs would be far too low, most pairs being seen once.
 - The unigram adds one to each count. The bigram adds w times the unigram to the counts after a token,
   w being the power of two that suits the valid split best: one number fitted on it.
-- Pairs are counted on the first 2^25 train and 2^22 valid tokens: seconds, and under 300 MB.
+- Pairs are counted on the first 2^24 train and 2^21 valid tokens: seconds, and under 300 MB.
 - Splits of words are taken as they stand inside a text, behind a space.
 """
 
@@ -23,7 +23,7 @@ from rankbound.corpora.tokenizer import encode_words
 
 Ids = NDArray[np.unsignedinteger]
 
-_TRAIN, _VALID, _CHUNK = 1 << 25, 1 << 22, 1 << 22  # tokens
+_TRAIN, _VALID, _CHUNK = 1 << 24, 1 << 21, 1 << 22  # tokens
 _WEIGHTS = 2.0 ** np.arange(13)
 
 # Words and the parts a tokenizer should find in them: the thirteen by which arXiv 2305.17266 chose its

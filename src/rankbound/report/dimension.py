@@ -25,7 +25,18 @@ from rankbound.analysis.dimension import dimension as measure
 from rankbound.analysis.ngrams import ORDERS
 from rankbound.corpora import Corpus
 from rankbound.errors import InputError
-from rankbound.report.style import COLOURS, INK, MUTED, in_style, legend, panels, plain, swatch, to_svg
+from rankbound.report.style import (
+    COLOURS,
+    INK,
+    MUTED,
+    empty,
+    in_style,
+    legend,
+    panels,
+    plain,
+    swatch,
+    to_svg,
+)
 from rankbound.runs import write_once
 
 NOTE = (
@@ -171,9 +182,13 @@ def figure(curves: pd.DataFrame) -> Figure:
         drawn, grid = panels(len(cells), len(orders), 2.1, sharex=False)
         for axes, (corpus, size, order) in zip(grid, cells, strict=True):
             own = curves[(curves["corpus"] == corpus) & (curves["vocab_size"] == size)]
-            _panel(axes, own[own["order"] == order])
+            own = own[own["order"] == order]
             axes.set_title(f"{corpus}, order {order}")
-            axes.set_xlim(1, size)
+            if own.empty:
+                empty(axes, "not measured")
+            else:
+                _panel(axes, own)
+                axes.set_xlim(1, size)
         for axes in grid[:: len(orders)]:
             axes.set_ylabel("W-error")
         for axes in grid[-len(orders) :]:

@@ -15,6 +15,7 @@ from rankbound.corpora.sources.base import Found, Reading, Source, UnfinishedErr
 from rankbound.errors import InputError
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_OF_A_FILE = re.compile(r".*\.(txt|md|jsonl|ndjson|csv|parquet|gz|zst)", re.IGNORECASE)
 
 
 class HubDataset(Source):
@@ -24,7 +25,8 @@ class HubDataset(Source):
 
     @classmethod
     def claims(cls, corpus: str) -> bool:
-        return bool(_ID.fullmatch(corpus)) and not Path(corpus).exists()
+        is_id = _ID.fullmatch(corpus) and not _OF_A_FILE.fullmatch(corpus)
+        return bool(is_id) and not Path(corpus).exists()
 
     def __init__(self, corpus: str, reading: Reading) -> None:
         try:
