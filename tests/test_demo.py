@@ -32,12 +32,14 @@ def test_demo_end_to_end_on_a_text_of_ones_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rankbound.demo._calibrate", lambda *_: (8, EAGER))
     monkeypatch.setattr("rankbound.demo.CELLS", [c for c in CELLS if c.hidden_size == 32][1:])
+    texts = tmp_path / "texts"
+    texts.mkdir()
     for i in range(6):
-        write_text(tmp_path / f"{i}.txt", words=3000, seed=i)
-    demo(Path("out"), corpus=str(tmp_path), vocab_size=290)
+        write_text(texts / f"{i}.txt", words=3000, seed=i)
+    demo(Path("out"), corpus=str(texts), vocab_size=290)
     assert "Report: out/report.html" in capsys.readouterr().out
     assert load_run("out/Linear-d32").summary["step"] == 8
     first = (tmp_path / "out/Linear-d32/summary.json").read_bytes()
-    demo(Path("out"), corpus=str(tmp_path), vocab_size=290)
+    demo(Path("out"), corpus=str(texts), vocab_size=290)
     assert "Going on with the demo" in capsys.readouterr().out
     assert (tmp_path / "out/Linear-d32/summary.json").read_bytes() == first

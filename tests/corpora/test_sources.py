@@ -9,7 +9,6 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from tests.corpora.conftest import write_texts
 
 from rankbound import InputError
@@ -21,6 +20,12 @@ from rankbound.corpora.sources import (
     read_documents,
     text_files,
 )
+
+
+def zstd(data: bytes) -> bytes:
+    compressed: bytes = pa.compress(data, codec="zstd", asbytes=True)
+    return compressed
+
 
 TEXTS = ["plain", 'with "quotes", commas\nand lines', "", "naïve \u2028 café 🙂", "  spaces  ", "last\r\n"]
 
@@ -60,7 +65,7 @@ WRITERS = {
     "x.jsonl": lambda path: path.write_bytes(json_lines(TEXTS)),
     "x.ndjson": lambda path: path.write_bytes(json_lines(TEXTS)),
     "x.jsonl.gz": lambda path: path.write_bytes(gzip.compress(json_lines(TEXTS))),
-    "x.JSONL.zst": lambda path: path.write_bytes(zstandard.compress(json_lines(TEXTS))),
+    "x.JSONL.zst": lambda path: path.write_bytes(zstd(json_lines(TEXTS))),
     "x.csv": lambda path: write_csv(path, TEXTS),
     "x.parquet": lambda path: write_parquet(path, TEXTS),
 }
@@ -237,7 +242,7 @@ def test_a_damaged_file_is_named_and_can_be_skipped(tmp_path, name, damage):
         write_csv(tmp_path / "x", texts)
         path.write_bytes(gzip.compress((tmp_path / "x").read_bytes()))
     else:
-        pack = gzip.compress if name.endswith("gz") else zstandard.compress
+        pack = gzip.compress if name.endswith("gz") else zstd
         path.write_bytes(pack(json_lines(texts)))
     path.write_bytes(path.read_bytes()[:-60] if damage == "cut short" else b"no such format" * 10)
     with pytest.raises(InputError, match=f"{name} is cut short or damaged .*get it again") as caught:
