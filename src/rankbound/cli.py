@@ -46,7 +46,7 @@ def language(args: list[str]) -> None:
     parser = Parser(prog=f"rankbound language {args[0]}", description=COMMANDS["language"].__doc__)
     own = set(parser.add_class_arguments(made, as_group=False))
     parser.add_function_arguments(generate, skip={"language"}, as_group=False)
-    settings = parser.instantiate_classes(parser.parse_args(args[1:])).as_dict()
+    settings = parser.instantiate(parser.parse_args(args[1:])).as_dict()
     chosen = {name: value for name, value in settings.items() if name in own}
     written = generate(made(**chosen), **{k: v for k, v in settings.items() if k not in own})
     print(f"Train on it with: rankbound fit --data.corpus {written.path}")
@@ -153,7 +153,7 @@ def _call(function: Callable[..., Any], name: str, args: list[str], several: str
     parser.add_function_arguments(function, skip={several} if several else set())
     if several:
         parser.add_argument(several, nargs="+", type=Path, help="One or more.")
-    settings = parser.instantiate_classes(parser.parse_args(args))
+    settings = parser.instantiate(parser.parse_args(args))
     return function(**settings.as_dict())
 
 
