@@ -4,8 +4,9 @@ import random
 import numpy as np
 
 from rankbound.corpora.control import Control
+from rankbound.corpora.encoding import encode
 from rankbound.corpora.spans import SpanRules, WordListFilter
-from rankbound.corpora.tokenizer import encode, train_tokenizer
+from rankbound.corpora.tokenizer import train_tokenizer
 
 EASY = ["the", "cat", "sat", "on", "mat"]
 HARD = ["extraordinarily", "phenomenological", "quixotic", "zymurgy"]

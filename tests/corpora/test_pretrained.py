@@ -5,8 +5,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from rankbound import InputError
+from rankbound.corpora.encoding import encode
 from rankbound.corpora.pretrained import pretrained_tokenizer
-from rankbound.corpora.tokenizer import encode, token_lengths, train_tokenizer, vocabulary_size
+from rankbound.corpora.tokenizer import token_lengths, train_tokenizer, vocabulary_size
 
 TEXT = "The people of the United States, in order to form a more perfect union.\n" * 3
 

@@ -5,19 +5,19 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from rankbound import InputError
+from rankbound.corpora import encoding
+from rankbound.corpora.encoding import encode, encode_words
 from rankbound.corpora.folding import ESCAPES, SYMBOLS
 from rankbound.corpora.tokenizer import (
     END_OF_TEXT,
     KINDS,
     UNKNOWN,
     cut_pieces,
-    encode,
-    encode_words,
     load_tokenizer,
     token_lengths,
     train_tokenizer,
@@ -36,6 +36,7 @@ WRITERS = {
     for size in sizes
 }
 tokenizer = WRITERS["bpe-290"]
+WORDS = train_tokenizer([RICH], 64, "word")
 every_writer = pytest.mark.parametrize("name", WRITERS)
 
 
@@ -71,6 +72,18 @@ def test_cutting_a_text_changes_no_token(name, text, size):
     assert "".join(pieces) == text
     in_pieces = [i for e in tokenizer.encode_batch(pieces) for i in e.ids]
     assert in_pieces == tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("remembered", [2, 1 << 18])
+@pytest.mark.parametrize("name", [*WRITERS, "word"])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(prose, min_size=1, max_size=5))
+def test_remembering_words_changes_no_token(name, remembered, texts, monkeypatch):
+    monkeypatch.setattr(encoding, "_REMEMBERED", remembered)
+    monkeypatch.setattr(encoding, "_BATCH", 100)
+    tokenizer = WRITERS.get(name, WORDS)
+    whole = [i for e in tokenizer.encode_batch(texts) for i in [*e.ids, 0]]
+    assert ids_of(texts * 2, tokenizer).tolist() == whole * 2
 
 
 def test_long_texts_are_really_cut():

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankbound import InputError
-from rankbound.corpora.tokenizer import encode, token_lengths, train_tokenizer
+from rankbound.corpora.encoding import encode
+from rankbound.corpora.tokenizer import token_lengths, train_tokenizer
 from rankbound.corpora.top_tokens import top_tokens
 
 TEXT = "The people of the United States, in order to form a more perfect union.\n" * 3

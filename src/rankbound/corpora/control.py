@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from rankbound.corpora.encoding import encode
 from rankbound.corpora.spans import WordListFilter
-from rankbound.corpora.tokenizer import END_OF_TEXT_ID, encode
+from rankbound.corpora.tokenizer import END_OF_TEXT_ID
 
 
 class Control:

@@ -23,8 +23,9 @@ from tokenizers import Tokenizer
 
 from rankbound.corpora.control import Control
 from rankbound.corpora.disk import write
+from rankbound.corpora.encoding import encode
 from rankbound.corpora.spans import SpanRules, WordListFilter
-from rankbound.corpora.tokenizer import END_OF_TEXT_ID, encode, token_lengths
+from rankbound.corpora.tokenizer import END_OF_TEXT_ID, token_lengths
 from rankbound.corpora.word_list import PLACEHOLDERS, WordRules
 
 _FILE = "reduction.json"

@@ -32,11 +32,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rankbound.corpora.disk import npy, write
+from rankbound.corpora.encoding import encode
 from rankbound.corpora.parts import Parts
 from rankbound.corpora.reduction import Reduction, counted
 from rankbound.corpora.sources import UnfinishedError
 from rankbound.corpora.split import SPLITS, Split, SplitName
-from rankbound.corpora.tokenizer import encode, load_tokenizer, vocabulary_size
+from rankbound.corpora.tokenizer import load_tokenizer, vocabulary_size
 
 _MOST_PROCESSES = 4  # by default: each takes some 130 MB, and all that prepares is to stay below 1 GiB
 _TELL = 1 << 18  # bytes encoded between two words about it

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from rankbound.corpora.tokenizer import encode_words
+from rankbound.corpora.encoding import encode_words
 
 Ids = NDArray[np.unsignedinteger]
 
@@ -80,10 +80,10 @@ def bigram_entropy(train: Ids, valid: Ids, counts: NDArray[np.int64]) -> BigramE
     vocab_size = len(counts)
     pairs, occurrences = np.unique(_pairs(valid, vocab_size), return_counts=True)
     seen = np.zeros(len(pairs), dtype=np.int64)
-    after = np.zeros(vocab_size, dtype=np.int64)
+    after = np.bincount(train[:-1], minlength=vocab_size)
     for start in range(0, len(train) - 1, _CHUNK):
-        codes = _pairs(train[start : start + _CHUNK + 1], vocab_size)
-        after += np.bincount(codes // vocab_size, minlength=vocab_size)
+        # Sorted, since a search for neighbours stays in the cache.
+        codes = np.sort(_pairs(train[start : start + _CHUNK + 1], vocab_size))
         place = np.minimum(np.searchsorted(pairs, codes), len(pairs) - 1)
         seen += np.bincount(place[pairs[place] == codes], minlength=len(pairs))
     first, second = np.divmod(pairs, vocab_size)

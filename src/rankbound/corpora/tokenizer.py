@@ -11,8 +11,6 @@ Design decisions:
 - The unigram trainer of `tokenizers` sums in the order of a hash map: its pieces are the same each
   time, their scores to 14 digits, and those of symbols it had dropped not at all. Scores are
   rounded, dropped symbols all get the lowest and ids are given by score, so training is repeatable.
-- Long documents are cut before single white space, where the pre-tokenizer cuts anyway: the tokens
-  are the same, memory stays bounded and all cores share the work.
 - A text that spells out the end-of-text token gets ordinary tokens for it: id 0 is never forged.
 """
 
@@ -28,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from rankbound.corpora.folding import SYMBOLS, byte_characters, fold, word_splitter
+from rankbound.corpora.folding import SYMBOLS, byte_characters, fold
 from rankbound.errors import InputError
 
 Kind = Literal["bpe", "unigram", "word"]
@@ -39,9 +37,7 @@ UNKNOWN, UNKNOWN_ID = "<|unk|>", 1
 SMALLEST_VOCABULARY = 64  # the end of text and 63 symbols
 _BYTE_LEVEL_VOCABULARY = 257  # the end of text and 256 bytes
 
-_PIECE = 1 << 16  # characters: about 15 pieces a batch keep the cores busy
-_BATCH = 1 << 20  # characters: an encoding takes some 100 bytes a token until its ids are written
-_WHOLE = 1 << 22  # characters: longest document that a tokenizer from elsewhere gets in one piece
+_PIECE = 1 << 16  # characters, of a long document
 _LONE_SPACE = re.compile(r"(?<=\S)[ \n](?=\S)")
 
 
@@ -92,7 +88,7 @@ def token_lengths(tokenizer: Tokenizer) -> NDArray[np.int32]:
     (its normalizer), then these are the bytes of the text as changed.
     """
     lengths = np.zeros(vocabulary_size(tokenizer), dtype=np.int32)
-    byte_level = '"ByteLevel"' in _json(tokenizer.decoder)
+    byte_level = '"ByteLevel"' in as_json(tokenizer.decoder)
     added = tokenizer.get_added_tokens_decoder()
     for token, token_id in tokenizer.get_vocab().items():
         if token_id in added:
@@ -107,26 +103,6 @@ def token_lengths(tokenizer: Tokenizer) -> NDArray[np.int32]:
     return lengths
 
 
-def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-    """Yield the ids of all texts, each closed by the end of text, in arrays of bounded length."""
-    for batch in _batches(texts, _PIECE if _is_ours(tokenizer) else _WHOLE):
-        pieces = [piece for piece, _ in batch]
-        encodings = tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
-        ids: list[int] = []
-        for encoding, (_, last) in zip(encodings, batch, strict=True):
-            ids += encoding.ids
-            if last:
-                ids.append(END_OF_TEXT_ID)
-        yield np.array(ids, dtype=np.uint32)
-
-
-def encode_words(tokenizer: Tokenizer, words: list[str]) -> Iterator[list[str]]:
-    """Yield the tokens of each word as it stands behind a space, as text, without that space."""
-    for encoding in tokenizer.encode_batch([f" {word}" for word in words], add_special_tokens=False):
-        texts = [tokenizer.decode([i], skip_special_tokens=False).strip() for i in encoding.ids]
-        yield texts[1:] if texts[0] == "" else texts
-
-
 def cut_pieces(text: str, size: int = _PIECE) -> Iterator[str]:
     """Cut a text where no token can reach across, about every `size` characters."""
     start = 0
@@ -134,22 +110,6 @@ def cut_pieces(text: str, size: int = _PIECE) -> Iterator[str]:
         yield text[start : cut.start()]
         start = cut.start()
     yield text[start:]
-
-
-def _batches(texts: Iterable[str], piece_size: int) -> Iterator[list[tuple[str, bool]]]:
-    """Group (piece, whether it ends its text) into lists of about `_BATCH` characters."""
-    batch: list[tuple[str, bool]] = []
-    characters = 0
-    for text in texts:
-        pieces = list(cut_pieces(text, piece_size))
-        for i, piece in enumerate(pieces):
-            batch.append((piece, i == len(pieces) - 1))
-            characters += len(piece)
-            if characters >= _BATCH:
-                yield batch
-                batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _bpe(vocab_size: int, alphabet: list[str]) -> tuple[models.Model, trainers.Trainer]:
@@ -204,12 +164,6 @@ def _repeatable(tokenizer: Tokenizer, vocab_size: int, alphabet: list[str]) -> T
     return Tokenizer.from_str(json.dumps(state))
 
 
-def _is_ours(tokenizer: Tokenizer) -> bool:
-    """Whether it cuts text into words as the tokenizers trained here do."""
-    ours = (pre_tokenizers.ByteLevel(add_prefix_space=False), word_splitter())
-    return _json(tokenizer.pre_tokenizer) in map(_json, ours)
-
-
-def _json(part: Any) -> str:
+def as_json(part: Any) -> str:
     """A part of a tokenizer as it stands in the file; empty for none."""
     return "" if part is None else bytes(part.__getstate__()).decode()
