@@ -1,6 +1,6 @@
 """Excess loss on a language of known rank, split into what the width forbids and the rest.
 
-    python bench/known_rank_study.py                # an hour of two cores; started again, it goes on
+    python bench/known_rank_study.py                # half an hour of two cores; started again, it goes on
     python bench/known_rank_study.py --report-only  # writes the page again from what is finished
 
 - The language: 1,024 tokens, rank 256, temperature 2, what follows depends on the last token. Contexts can
@@ -32,7 +32,7 @@ VOCAB_SIZE, RANK, TEMPERATURE = 1024, 256, 2.0
 WIDTHS = (8, 16, 32, 64)
 SEEDS, TUNING_SEED, TUNING_WIDTH = (1, 2, 3), 0, 32
 RATES = (5e-3, 1e-2, 2e-2)
-STEPS, BATCH, WINDOW = 3000, 32, 64
+STEPS, BATCH, WINDOW = 1500, 32, 64
 SETTINGS: dict[str, Any] = {
     "data.window": WINDOW,
     "data.batch_size": BATCH,
@@ -44,7 +44,7 @@ SETTINGS: dict[str, Any] = {
     "recorder.when.every": STEPS,
     "evaluate.every": 500,
     "train_log.every": 100,
-    "checkpoints.every": 1000,
+    "checkpoints.every": 500,
     "checkpoints.keep_last": 1,
 }
 
