@@ -1,6 +1,6 @@
 """The dimension of two corpora at three vocabularies, orders 2 to 5: docs/results/dimension.md.
 
-    python bench/dimension_study.py --wikitext PATH   # a quarter of an hour; goes on if restarted
+    python bench/dimension_study.py --wikitext PATH   # half an hour; goes on if restarted
     python bench/dimension_study.py --report-only     # writes the page again from what is finished
 
 PATH is WikiText-2's train split as one text file; its articles become documents. Corpora are prepared in

@@ -183,14 +183,14 @@ def figure(curves: pd.DataFrame) -> Figure:
         for axes, (corpus, size, order) in zip(grid, cells, strict=True):
             own = curves[(curves["corpus"] == corpus) & (curves["vocab_size"] == size)]
             own = own[own["order"] == order]
-            axes.set_title(f"{corpus}, order {order}")
+            axes.set_title(f"order {order}, {size:,} tokens")
             if own.empty:
                 empty(axes, "not measured")
             else:
                 _panel(axes, own)
                 axes.set_xlim(1, size)
-        for axes in grid[:: len(orders)]:
-            axes.set_ylabel("W-error")
+        for axes, (corpus, _, _) in list(zip(grid, cells, strict=True))[:: len(orders)]:
+            axes.set_ylabel(f"{corpus}\nW-error")
         for axes in grid[-len(orders) :]:
             axes.set_xlabel("width")
         handles = [
