@@ -39,6 +39,7 @@ def _figure(cells: Sequence[Cell]) -> Figure:
         axes.plot([place] * len(cell.excess), cell.excess, "_", color=style.INK, markersize=5)
     axes.set_xticks(range(len(widths)), [str(width) for width in widths])
     axes.set_xlabel("hidden size")
+    axes.set_axisbelow(True)
     axes.set_ylabel("excess, nats a token")
     handles = [Patch(color=style.COLOURS[i], label=head) for i, head in enumerate(heads)]
     parts = [

@@ -251,6 +251,8 @@ def rate_table(tried: Mapping[tuple[Variant, float], Run]) -> str:
         for v in heads
         if all((v, r) in tried for r in rates)
     ]
-    return "Validation loss at a seed of its own, nats.\n\n" + table(
+    ends = [row[0] for row in rows if row[2:].index(min(row[2:])) in (0, len(rates) - 1)]
+    note = f" The best of {', '.join(ends)} is an end of the grid, which was not extended." if ends else ""
+    return f"Validation loss at a seed of its own, nats.{note}\n\n" + table(
         ["head", "width", *(f"{r:g}" for r in rates)], rows
     )
