@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import rankbound
@@ -69,6 +70,35 @@ def compare(args: list[str]) -> None:
     _call(compare, "compare", args, several="runs")
 
 
+def study(args: list[str]) -> None:
+    """a grid of runs: run it, see how far it is, gather it into a report"""
+    from rankbound.study.command import run, status
+
+    commands = {"run": run, "status": status, "report": _study_report}
+    if not args or args[0] in ("-h", "--help"):
+        print(f"usage: rankbound study {'|'.join(commands)} FILE [--help] [...]\n\n{study.__doc__}")
+    elif args[0] not in commands:
+        raise InputError(f"study does {', '.join(commands)}, not {args[0]!r}{nearest(args[0], commands)}")
+    else:
+        _call(commands[args[0]], "study", args[1:], one="file", what=f"study {args[0]}")
+
+
+def _study_report(file: Path, output: Path = Path("checkpoints")) -> None:
+    """Gather a study's tables and write its report.
+
+    Args:
+        file: A study file or a study's folder.
+        output: Folder of studies.
+    """
+    from rankbound.report.study import study_report
+    from rankbound.studies import REPORT
+    from rankbound.study.command import gathered
+
+    found = gathered(file, output)
+    study_report(found, found.path / REPORT)
+    print(f"Report: {found.path / REPORT}")
+
+
 def heads(args: list[str]) -> None:
     """every head: formula, rank bounds beside measured ranks, cost"""
     from rankbound.report.heads import heads
@@ -88,7 +118,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     command.__name__: command
-    for command in (demo, prepare, language, fit, validate, compare, heads, dimension)
+    for command in (demo, prepare, language, fit, validate, study, compare, heads, dimension)
 }
 
 
@@ -143,16 +173,26 @@ def _overview() -> str:
     )
 
 
-def _call(function: Callable[..., Any], name: str, args: list[str], several: str | None = None) -> Any:
-    """Call a function with its signature as the command's settings; `several` takes all bare words."""
-    from pathlib import Path
+def _call(
+    function: Callable[..., Any],
+    name: str,
+    args: list[str],
+    several: str | None = None,
+    one: str | None = None,
+    what: str | None = None,
+) -> Any:
+    """Call a function with its signature as the command's settings.
 
+    `several` is the argument that takes all bare words, `one` that which takes the only one.
+    """
     from rankbound.parser import Parser
 
-    parser = Parser(prog=f"rankbound {name}", description=COMMANDS[name].__doc__)
-    parser.add_function_arguments(function, skip={several} if several else set())
+    parser = Parser(prog=f"rankbound {what or name}", description=COMMANDS[name].__doc__)
+    parser.add_function_arguments(function, skip={word for word in (several, one) if word})
     if several:
         parser.add_argument(several, nargs="+", type=Path, help="One or more.")
+    if one:
+        parser.add_argument(one, type=Path, help="A study file, or the folder of a study.")
     settings = parser.instantiate(parser.parse_args(args))
     return function(**settings.as_dict())
 

@@ -59,7 +59,7 @@ def test_output_must_be_a_file(make_run, tmp_path):
 def test_a_failure_while_drawing_leaves_the_old_report(make_run, tmp_path, monkeypatch):
     output = tmp_path / "report.html"
     output.write_text("mine")
-    monkeypatch.setattr("rankbound.report.html.to_svg", lambda *_: 1 / 0)
+    monkeypatch.setattr("rankbound.report.page.to_svg", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         compare([make_run("a")], output)
     assert output.read_text() == "mine"

@@ -33,6 +33,7 @@ from rankbound.report.style import (
     note,
     panels,
     plain,
+    plot_finite,
     step_axis,
     styled,
 )
@@ -50,12 +51,12 @@ def loss_curves(runs: Sequence[Run]) -> Figure:
     for run in runs:
         train, valid = (_loss(run, runs, split) for split in ("train", "valid"))
         line = look.line(run)
-        _plot(whole, train, **line | {"marker": "", "linewidth": 0.7, "alpha": 0.5})
-        _plot(whole, valid, **line)
-        _plot(late, valid[valid.index >= end / 2], **line)
-    _draw_entropies(whole, runs, "unigram_entropy", (0, (4, 3)))
+        plot_finite(whole, train, **line | {"marker": "", "linewidth": 0.7, "alpha": 0.5})
+        plot_finite(whole, valid, **line)
+        plot_finite(late, valid[valid.index >= end / 2], **line)
+    draw_entropies(whole, runs, "unigram_entropy", (0, (4, 3)))
     for axes in (whole, late):
-        _draw_entropies(axes, runs, "entropy", "-")
+        draw_entropies(axes, runs, "entropy", "-")
     step_axis(whole, end)
     late.xaxis.set_major_formatter(plain)
     late.set_xlabel("step")
@@ -92,8 +93,8 @@ def loss_by_width(runs: Sequence[Run]) -> Figure:
             if len(cell) > 1:
                 mean, half = mean_interval(cell["loss"].tolist())
                 axes.errorbar(cell["width"].iloc[0], mean, half, color=colour, capsize=4)
-    _draw_entropies(axes, runs, "entropy", "-")
-    _draw_floors(axes, runs)
+    draw_entropies(axes, runs, "entropy", "-")
+    draw_floors(axes, runs)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(table["width"].unique()))
     axes.xaxis.set_major_formatter(plain)
@@ -148,7 +149,7 @@ def anisotropy_by_layer(runs: Sequence[Run]) -> Figure:
         depth = max((int(k) for by_layer in chosen.values() for k in by_layer if k.isdigit()), default=0)
         for run, by_layer in chosen.items():
             places = [int(k) if k.isdigit() else depth + 1 for k in by_layer]
-            _plot(axes, pd.Series(list(by_layer.values()), places, float), **look.line(run))
+            plot_finite(axes, pd.Series(list(by_layer.values()), places, float), **look.line(run))
         axes.set_title(f"width {width}")
         if not any(chosen.values()):
             empty(axes, "no anisotropy recorded")
@@ -165,7 +166,7 @@ def _over_training(runs: Sequence[Run], read: Read, label: str, what: str) -> Fi
     axes, look = figure.subplots(), Look(runs)
     series = {run: read(run) for run in runs}
     for run, values in series.items():
-        _plot(axes, values, **look.line(run))
+        plot_finite(axes, values, **look.line(run))
     if all(values.empty for values in series.values()):
         empty(axes, f"no {what} recorded")
         axes.set_axis_off()
@@ -175,12 +176,6 @@ def _over_training(runs: Sequence[Run], read: Read, label: str, what: str) -> Fi
     legend(figure, look.handles(), 2)
     note(figure, _lacks(runs, read, what))
     return figure
-
-
-def _plot(axes: Axes, series: pd.Series[float], **line: Any) -> None:
-    """Draw a series over its index, without what is not finite."""
-    finite = series[np.isfinite(series)]
-    axes.plot(finite.index, finite, **line)
 
 
 def _layer_axis(axes: Axes, depth: int) -> None:
@@ -207,7 +202,7 @@ def _unit(runs: Sequence[Run]) -> str:
     return "nats per token" if same or not bytes_known else "bits per byte"
 
 
-def _draw_entropies(axes: Axes, runs: Sequence[Run], name: str, dash: Any) -> None:
+def draw_entropies(axes: Axes, runs: Sequence[Run], name: str, dash: Any) -> None:
     """A line for each corpus that has one, labelled at either end by turns to keep close ones apart."""
     corpora = {facts.corpus(run): run for run in runs}
     for place, run in enumerate(corpora.values()):
@@ -226,7 +221,7 @@ def _draw_entropies(axes: Axes, runs: Sequence[Run], name: str, dash: Any) -> No
         )
 
 
-def _draw_floors(axes: Axes, runs: Sequence[Run]) -> None:
+def draw_floors(axes: Axes, runs: Sequence[Run]) -> None:
     """The best loss that a linear head of each run's class can reach, at its width."""
     reached = {(facts.width(run), facts.known(run, "entropy") + facts.known(run, "floor")) for run in runs}
     known = sorted((width, loss) for width, loss in reached if np.isfinite(loss))

@@ -88,6 +88,11 @@ def listed(things: Sequence[object]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def count(number: int, noun: str) -> str:
+    """`1 run`, `1,200 runs`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def _rankable(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["finished"] & frame["valid_loss"].notna()]
 
@@ -100,9 +105,9 @@ def _scope(frame: pd.DataFrame) -> str:
     least, most = frame["tokens"].min(), frame["tokens"].max()
     seen = short(least) if least == most else f"{short(least)} to {short(most)}"
     return (
-        f"{_count(len(frame), 'run')} of {_count(len(heads), 'head')}, {listed(heads)}, at "
-        f"{_count(len(widths), 'width')} ({listed(widths)}), trained on {seen} tokens of "
-        f"{listed(texts)}, with {_count(frame['seed'].nunique(), 'seed')}."
+        f"{count(len(frame), 'run')} of {count(len(heads), 'head')}, {listed(heads)}, at "
+        f"{count(len(widths), 'width')} ({listed(widths)}), trained on {seen} tokens of "
+        f"{listed(texts)}, with {count(frame['seed'].nunique(), 'seed')}."
     )
 
 
@@ -154,7 +159,7 @@ def _above_unigram(frame: pd.DataFrame) -> str:
     if above.empty:
         return ""
     return (
-        f"{_count(len(above), 'run')} did not get below the unigram entropy, which word "
+        f"{count(len(above), 'run')} did not get below the unigram entropy, which word "
         f"frequencies alone reach: {listed(above['run'].tolist())}."
     )
 
@@ -220,7 +225,3 @@ def _learning_rates(frame: pd.DataFrame) -> str:
     if len(rates) == 1:
         return f"Every run uses the learning rate {rates[0]}: it was not tuned for each head."
     return "Whether the learning rate was tuned for each head is not recorded."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -12,15 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import rankbound
 from rankbound.report import facts, figures
 from rankbound.report.findings import best, cautions, listed, seed_intervals, summary
+from rankbound.report.page import environment, inline_svg
 from rankbound.report.spectra import spectra
-from rankbound.report.style import to_svg
 from rankbound.report.table import columns, comparison, identifiers
 from rankbound.runs import Run
 
@@ -95,7 +93,7 @@ def render(runs: Sequence[Run], command: str) -> str:
     """The whole page; `command` is the line that draws it again."""
     runs = sorted(runs, key=facts.order)
     frame = comparison(runs)
-    template = _environment().get_template("template.html.j2")
+    template = environment().get_template("template.html.j2")
     return template.render(
         title=_title(frame),
         summary=summary(frame),
@@ -104,23 +102,16 @@ def render(runs: Sequence[Run], command: str) -> str:
         identifiers=identifiers(frame),
         rows=_rows(frame),
         means=seed_intervals(frame).to_dict("records"),
-        sections=[(section, _svg(section, runs)) for section in SECTIONS],
+        sections=[
+            (section, inline_svg(section.draw(runs), section.draw.__name__, section.title))
+            for section in SECTIONS
+        ],
         settings=_split([_settings(run) for run in runs]),
         surroundings=_split([_surroundings(run) for run in runs]),
         commands=[_command(run) for run in runs],
         costs=[_cost(run) for run in runs],
         redraw=command,
         version=rankbound.__version__,
-    )
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("rankbound", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
 
 
@@ -143,12 +134,6 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for (_, row), wins, first in zip(frame.iterrows(), best(frame), opens, strict=True)
     ]
-
-
-def _svg(section: Section, runs: Sequence[Run]) -> Markup:
-    name = section.draw.__name__
-    label = Markup('<svg role="img" aria-label="{}"').format(section.title)
-    return Markup(to_svg(section.draw(runs), name).replace("<svg", label, 1))
 
 
 class Split(NamedTuple):

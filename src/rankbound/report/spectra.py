@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rankbound.report import facts
 from rankbound.report.style import decades, empty, note, panels, plain, styled
+from rankbound.report.thinning import spaced
 from rankbound.runs import Run
 
 _STEPS, _VALUES = 8, 96
@@ -57,11 +58,22 @@ def spectra(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def singular_values(run: Run) -> dict[int, NDArray[np.float64]]:
+    """Sorted singular values at each step, the mean over a mixture's components."""
+    found: dict[int, NDArray[np.float64]] = {}
+    of_head = run.spectra[~run.spectra["matrix"].str.contains("/")]  # not those of log-probabilities
+    shown = of_head[of_head["matrix"].isin(facts.shown_matrices(of_head["matrix"].tolist()))]
+    for step, rows in shown.groupby("step"):
+        lists = rows["values"].tolist()
+        found[int(str(step))] = np.mean([v for v in lists if len(v) == len(lists[0])], axis=0)
+    return found
+
+
 def _panel(axes: Axes, run: Run, colours: ScalarMappable) -> float:
     """Draw one run; the smallest value that is not rounding, 0 without any."""
-    by_step = _by_step(run)
+    by_step = singular_values(run)
     smallest = 0.0
-    for step in _spaced(sorted(by_step)):
+    for step in spaced(sorted(by_step), _STEPS):
         values = by_step[step]
         some = np.linspace(0, len(values) - 1, min(len(values), _VALUES)).round().astype(int)
         colour = colours.to_rgba(np.asarray(step))
@@ -77,27 +89,6 @@ def _panel(axes: Axes, run: Run, colours: ScalarMappable) -> float:
     if not by_step:
         empty(axes, "no spectra recorded")
     return smallest if math.isfinite(smallest) else 0.0
-
-
-def _by_step(run: Run) -> dict[int, NDArray[np.float64]]:
-    """Sorted singular values at each step, the mean over a mixture's components."""
-    found: dict[int, NDArray[np.float64]] = {}
-    of_head = run.spectra[~run.spectra["matrix"].str.contains("/")]  # not those of log-probabilities
-    shown = of_head[of_head["matrix"].isin(facts.shown_matrices(of_head["matrix"].tolist()))]
-    for step, rows in shown.groupby("step"):
-        lists = rows["values"].tolist()
-        found[int(str(step))] = np.mean([v for v in lists if len(v) == len(lists[0])], axis=0)
-    return found
-
-
-def _spaced(steps: Sequence[int]) -> list[int]:
-    """The first, the last and others between them, evenly in the logarithm."""
-    if len(steps) <= _STEPS:
-        return list(steps)
-    targets = np.geomspace(max(steps[1], 1), steps[-1], _STEPS - 1)
-    recorded = np.asarray(steps)
-    nearest = {int(recorded[np.abs(recorded - target).argmin()]) for target in targets}
-    return sorted({steps[0]} | nearest)
 
 
 def _step_colours(last: int) -> ScalarMappable:

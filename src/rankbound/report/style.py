@@ -15,11 +15,13 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -30,7 +32,7 @@ from rankbound.report import facts
 from rankbound.runs import Run
 
 WIDE, HALF = 10.0, 5.0  # inches: the whole page, and two side by side
-INK, MUTED, RULE = "#2b2f36", "#6a707a", "#e7e9ed"
+INK, MUTED, RULE, EDGE = "#2b2f36", "#6a707a", "#e7e9ed", "#a9aeb7"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.6)), (0, (5, 1.5, 1.2, 1.5)), (0, (9, 3)))
 MARKERS = ("o", "s", "^", "D", "v")
@@ -40,7 +42,7 @@ _STYLE = {
     "font.size": 9,
     "text.color": INK,
     "text.parse_math": False,
-    "axes.edgecolor": "#a9aeb7",
+    "axes.edgecolor": EDGE,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
@@ -85,16 +87,44 @@ def styled(draw: Draw) -> Draw:
     return drawn
 
 
+class Palette:
+    """A colour for each name, in the order given; where colours run out, another dash and marker."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = list(dict.fromkeys(names))
+
+    def colour(self, name: str) -> str:
+        return COLOURS[self.names.index(name) % len(COLOURS)]
+
+    def line(self, name: str) -> dict[str, Any]:
+        """Keywords of `Axes.plot` that tell the name from all others."""
+        dash = DASHES[self.names.index(name) // len(COLOURS) % len(DASHES)]
+        return {"color": self.colour(name), "linestyle": dash}
+
+    def marker(self, name: str) -> str:
+        """For points, which have no dashes."""
+        return MARKERS[self.names.index(name) // len(COLOURS) % len(MARKERS)]
+
+    def handles(self, names: Iterable[str] | None = None) -> list[Line2D]:
+        """A legend entry for each name, or for some; with markers where colours repeat."""
+        repeats = len(self.names) > len(COLOURS)
+        return [
+            swatch(label=n, linewidth=2.5, marker=self.marker(n) if repeats else "", **self.line(n))
+            for n in (self.names if names is None else names)
+        ]
+
+
 class Look:
     """The colour, line and marker of each run, and the legend that explains them."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self.heads = list(dict.fromkeys(facts.head(run) for run in runs))
+        self._palette = Palette(facts.head(run) for run in runs)
+        self.heads = self._palette.names
         self.widths = sorted({facts.width(run) for run in runs}, reverse=True)
         self.crowded = len(runs) > 12
 
     def colour(self, head: str) -> str:
-        return COLOURS[self.heads.index(head) % len(COLOURS)]
+        return self._palette.colour(head)
 
     def line(self, run: Run) -> dict[str, Any]:
         """Keywords of `Axes.plot` for one run; markers keep their distance on long runs."""
@@ -123,12 +153,14 @@ def legend(figure: Figure, handles: list[Line2D], columns: int) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, columnspacing=2.5)
 
 
-def panels(count: int, columns: int, height: float, sharex: bool = True) -> tuple[Figure, list[Axes]]:
-    """Small multiples with one y axis, `height` inches each, over the whole page's width."""
-    columns = min(columns, count, 4)
+def panels(
+    count: int, columns: int, height: float, sharex: bool = True, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """Small multiples, `height` inches each, over the whole page's width."""
+    columns = min(columns, count, 4)  # more would be too small to read
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDE, 0.8 + height * rows))
-    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=True).flat)
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey).flat)
     for unused in grid[count:]:
         unused.remove()
     for lowest in grid[max(count - columns, 0) : count]:
@@ -166,6 +198,12 @@ def empty(axes: Axes, text: str) -> None:
     """Say in place of the data that there is none."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=MUTED)
     axes.grid(False)
+
+
+def plot_finite(axes: Axes, series: pd.Series[float], **line: Any) -> None:
+    """Draw a series over its index, without what is not finite."""
+    finite = series[np.isfinite(series)]
+    axes.plot(finite.index, finite, **line)
 
 
 def to_svg(figure: Figure, name: str) -> str:

@@ -1,39 +1,50 @@
-"""A local pool: `rankbound fit` processes, a few at a time, watched through their run folders.
+"""A local pool: one process a run, a few at a time, watched through their run folders.
 
 Design decisions:
-- One process a run, each with its share of the cores: threads that outnumber cores slow every run.
+- One process a run, each with its share of the cores: threads that outnumber cores slow every run. Where
+  there are GPUs, each run sees its own through CUDA_VISIBLE_DEVICES; a run that launches several processes
+  takes as many slots.
+- Processes are forked from a server that has imported the trainer and done nothing else (no CUDA, no
+  threads): a run starts in a tenth of a second instead of seven.
 - The run folder is the only channel. Progress is the end of `metrics.csv`, and a finished run is one
   with a `summary.json`, so a pool that was killed finds out what is done by looking.
-- A run that fails does not stop the others; the end of its log is its report.
+- A run that fails does not stop the others; the end of its log is its report. One that was killed is
+  started again a few times, after the others: memory that ran out may be free by then.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NoReturn
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import Any, NoReturn, TypeVar
 
 from rankbound import runs
+from rankbound.study.progress import Bars, newest
+from rankbound.study.worker import end_with_parent, failure_of, log_of, work
+
+T = TypeVar("T")
 
 LOOK_EVERY = 0.5  # seconds
+PRELOADED = ["rankbound.training.command", "rankbound.training.resolve", "rankbound.study.worker"]
+SERVER_GONE = 255  # what multiprocessing says of a process whose fork server was killed
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its folder, its length, and what `rankbound fit` is told beside `--run_dir`."""
+    """One run: its folder, its length, what `rankbound fit` is told beside `--run_dir`, its processes."""
 
     run_dir: Path
     total_steps: int
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...] = field(repr=False)
+    devices: int = 1
 
     @property
     def name(self) -> str:
@@ -41,141 +52,214 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the run printed; beside its folder, which must not exist before the run makes it."""
-        return self.run_dir.parent / f"{self.name}.log"
+        """What the run printed."""
+        return log_of(self.run_dir)
 
     def finished(self) -> bool:
         return (self.run_dir / runs.SUMMARY).is_file()
 
-    def command(self) -> list[str]:
-        """The command line, which resumes a run that was stopped after a checkpoint."""
-        fit = [
-            sys.executable,
-            "-m",
-            "rankbound.cli",
-            "fit",
-            *self.arguments,
-            "--run_dir",
-            str(self.run_dir),
-        ]
-        resumable = (self.run_dir / runs.LAST_CHECKPOINT).is_file()
-        return [*fit, "--ckpt_path", "last"] if resumable else fit
+
+@dataclass
+class Slots:
+    """Places for processes: `workers` of them, or `runs_per_gpu` on each GPU."""
+
+    workers: int
+    gpus: tuple[str, ...] = ()
+    runs_per_gpu: int = 1
+    _taken: dict[Job, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return min(self.workers, len(self.gpus) * self.runs_per_gpu) if self.gpus else self.workers
+
+    def take(self, job: Job) -> dict[str, str] | None:
+        """The environment of the places that the job takes; None while there are not enough.
+
+        A job that wants more than there are gets them all.
+        """
+        held = sum(len(places) for places in self._taken.values())
+        used = [gpu for places in self._taken.values() for gpu in places]
+        free = sorted((g for g in self.gpus if used.count(g) < self.runs_per_gpu), key=used.count)
+        wanted = min(job.devices, len(self.gpus) or self.workers)
+        if (self._taken and held + wanted > self.size) or (self.gpus and len(free) < wanted):
+            return None
+        places = tuple(free[:wanted]) if self.gpus else ("",) * wanted
+        self._taken[job] = places
+        return {"CUDA_VISIBLE_DEVICES": ",".join(places)} if self.gpus else {}
+
+    def free(self, job: Job) -> None:
+        del self._taken[job]
 
 
-def run_all(jobs: Sequence[Job], workers: int) -> list[Job]:
-    """Run what is not finished, `workers` at a time; returns the jobs that failed."""
-    waiting = [job for job in jobs if not job.finished()]
-    running: dict[Job, subprocess.Popen[bytes]] = {}
-    failed = []
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)  # or the runs would outlive the pool
-    with _Bars(jobs) as bars:
+def run_all(
+    jobs: Sequence[Job],
+    workers: int,
+    gpus: Sequence[str] = (),
+    runs_per_gpu: int = 1,
+    retries: int = 2,
+    more: Callable[[Sequence[Job]], Iterable[Job]] | None = None,
+) -> list[Job]:
+    """Run what is not finished, in the order given; returns the jobs that failed.
+
+    Args:
+        jobs: what to run; a job that does not fit beside those running is waited for.
+        workers: processes at a time.
+        gpus: names for CUDA_VISIBLE_DEVICES; none where there is no GPU.
+        runs_per_gpu: processes that share one.
+        retries: how often a run that was killed is started again.
+        more: called after each run with the jobs that failed so far; what it returns is run too.
+    """
+    pool = _Pool(Slots(workers, tuple(gpus), runs_per_gpu), retries)
+    with _stopped_by(signal.SIGTERM, signal.SIGHUP), Bars() as bars:
+        pool.bars = bars
+        pool.add(jobs)
         try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    job = waiting.pop(0)
-                    running[job] = _start(job, max(1, (os.cpu_count() or 1) // workers))
-                time.sleep(LOOK_EVERY)
-                bars.update(running)
-                for job in [job for job, process in running.items() if process.poll() is not None]:
-                    code = running.pop(job).returncode
-                    if code != 0:
-                        failed.append(job)
-                    bars.finished(job, code)
+            while pool.waiting or pool.running:
+                pool.start_what_fits()
+                if pool.look() and more is not None:
+                    pool.add(more(pool.failed))
         finally:
-            for process in running.values():
-                process.terminate()  # each saves its state and can be resumed
-            for process in running.values():
-                process.wait()
-    return failed
+            pool.stop()
+    return pool.failed
 
 
-def _stop(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+class _Pool:
+    """Jobs that wait, run and have failed."""
+
+    def __init__(self, slots: Slots, retries: int) -> None:
+        self.slots, self.retries = slots, retries
+        self.waiting: list[Job] = []
+        self.running: dict[Job, BaseProcess] = {}
+        self.failed: list[Job] = []
+        self.bars = Bars()
+        self._known: set[Path] = set()
+        self._deaths: dict[Job, int] = {}
+        self._threads = threads(slots)
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Queue jobs that are not known yet."""
+        for job in jobs:
+            if job.run_dir not in self._known:
+                self._known.add(job.run_dir)
+                self.bars.add(job.total_steps, done=job.finished())
+                if not job.finished():
+                    self.waiting.append(job)
+
+    def start_what_fits(self) -> None:
+        while self.waiting and (places := self.slots.take(self.waiting[0])) is not None:
+            job = self.waiting.pop(0)
+            told = (job.run_dir, job.arguments, self._threads | places)
+            self.running[job] = start(work, told, self._threads)
+
+    def look(self) -> bool:
+        """Show how far the runs are, and see to those that have ended; whether any has."""
+        connection.wait([process.sentinel for process in self.running.values()], LOOK_EVERY)
+        self.bars.update({job.name: (job.run_dir, job.total_steps) for job in self.running})
+        ended = [job for job, process in self.running.items() if not process.is_alive()]
+        for job in ended:
+            code = self.running.pop(job).exitcode or 0
+            self.slots.free(job)
+            if was_killed(code) and self._deaths.setdefault(job, 0) < self.retries:
+                self._deaths[job] += 1
+                self.waiting.append(job)
+                self.bars.say(f"{job.name}: {why(code)}; to be started again")
+            else:
+                self._ended(job, code)
+        return bool(ended)
+
+    def stop(self) -> None:
+        """Ask every run to stop: each saves its state and can be resumed."""
+        for process in self.running.values():
+            process.terminate()
+        try:
+            for process in self.running.values():
+                process.join()
+        except KeyboardInterrupt:  # asked twice
+            for process in self.running.values():
+                process.kill()
+            raise
+
+    def _ended(self, job: Job, code: int) -> None:
+        if code != 0:
+            self.failed.append(job)
+            runs.write_once(failure_of(job.run_dir), f"{why(code)}\n")
+        step, figures = newest(job.run_dir / runs.METRICS)
+        self.bars.ended(job.total_steps, job.name, f"step {step}, {figures if code == 0 else why(code)}")
+
+
+def threads(slots: Slots) -> dict[str, str]:
+    """Variables that give a process its share of the cores."""
+    share = str(max(1, (os.cpu_count() or 1) // max(1, slots.size)))
+    return {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
+
+
+def start(target: Callable[..., Any], args: tuple[Any, ...], environment: dict[str, str]) -> BaseProcess:
+    """A process that runs `target`, forked from a server with its imports behind it where that is safe."""
+    with _variables(environment):  # libraries read them when the server imports them
+        process: BaseProcess = _context().Process(target=target, args=args)
+        process.start()
+    return process
+
+
+def call(function: Callable[..., T], args: tuple[Any, ...], environment: dict[str, str]) -> T:
+    """What `function` returns, called in such a process."""
+    with _variables(environment), ProcessPoolExecutor(1, _context(), end_with_parent) as executor:
+        return executor.submit(function, *args).result()
+
+
+def _context() -> Any:
+    context = get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def was_killed(code: int) -> bool:
+    """Whether a process was ended from outside, so that it may end well another time."""
+    return code < 0 or code in (SERVER_GONE, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+def why(code: int) -> str:
+    """An exit status in words."""
+    if code == -signal.SIGKILL:
+        return "killed by SIGKILL: out of memory, if nobody did it; use fewer --workers or a smaller batch"
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    if code == SERVER_GONE:
+        return "killed together with the server it was forked from"
+    return f"failed with exit status {code}"
 
 
 def log_tail(job: Job, lines: int = 15) -> str:
     """The end of what a run printed."""
-    return "\n".join(job.log.read_text(errors="replace").splitlines()[-lines:])
+    printed = job.log.read_text(errors="replace") if job.log.is_file() else "nothing was printed"
+    return "\n".join(printed.splitlines()[-lines:])
 
 
-def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
-    job.run_dir.parent.mkdir(parents=True, exist_ok=True)
-    if job.run_dir.exists() and not (job.run_dir / runs.LAST_CHECKPOINT).exists():
-        runs.remove_unsaved(job.run_dir)  # killed before its first checkpoint
-    log = job.log.open("ab")
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    with log:
-        return subprocess.Popen(
-            job.command(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the pool, which ends its runs in order
-        )
+@contextmanager
+def _variables(environment: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
-class _Bars:
-    """A bar a run on a terminal; elsewhere a line when a run ends."""
+@contextmanager
+def _stopped_by(*numbers: signal.Signals) -> Iterator[None]:
+    """Let signals stop the pool as Ctrl-C does, in order."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._tasks: dict[Path, TaskID] = {
-            job.run_dir: self._progress.add_task(
-                job.name,
-                total=job.total_steps,
-                completed=job.total_steps if job.finished() else 0,
-                start=job.finished(),
-                figures="done before" if job.finished() else "waiting",
-            )
-            for job in jobs
-        }
+    def stop(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
 
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def update(self, running: dict[Job, subprocess.Popen[bytes]]) -> None:
-        for job in running:
-            task = self._tasks[job.run_dir]
-            self._progress.start_task(task)
-            step, figures = _newest(job.run_dir / runs.METRICS)
-            self._progress.update(task, completed=step, figures=figures or "starting")
-
-    def finished(self, job: Job, code: int) -> None:
-        step, figures = _newest(job.run_dir / runs.METRICS)
-        self._progress.update(self._tasks[job.run_dir], completed=step, figures=figures)
-        if self._progress.disable:
-            outcome = figures if code == 0 else f"failed with exit status {code}"
-            print(f"{job.name}: step {step}, {outcome}", file=sys.stderr, flush=True)
-
-
-def _newest(metrics: Path, window: int = 8192) -> tuple[int, str]:
-    """The last step of a metrics table and its newest figures, from the end of the file."""
-    if not metrics.is_file():
-        return 0, ""
-    with metrics.open("rb") as file:
-        file.seek(max(0, metrics.stat().st_size - window))
-        lines = file.read().decode().splitlines(keepends=True)[1:]
-    whole = [line for line in lines if line.endswith("\n") and line.count(",") == 3]
-    rows = [line.split(",") for line in whole if line[0].isdigit()]
-    newest = {name: float(value) for _, _, name, value in rows}
-    forms = {
-        "valid/loss": "valid {:.3f}",
-        "train/loss": "loss {:.3f}",
-        "tokens_per_second": "{:,.0f} tok/s",
-    }
-    figures = "  ".join(form.format(newest[name]) for name, form in forms.items() if name in newest)
-    return (int(rows[-1][0]) if rows else 0), figures
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -59,9 +59,9 @@ def match(model: Any, window: int, budget: Budget, to: Any, by: str = "auto") ->
     """
     if by != "auto" and by not in (known := list(_sizes(model))):
         raise InputError(f"match_by: there is no size {by}{nearest(by, known)} (known: {', '.join(known)})")
-    reference = _build(model, to)
+    reference = build_on_meta(model, to)
     target = total(reference, budget, window)
-    given = total(_build(model, model.head), budget, window)
+    given = total(build_on_meta(model, model.head), budget, window)
     solved: dict[str, Any] = {"budget": budget, "to": reference.head.label(), "by": None, "value": None}
     if _agrees(given, target):
         return model, solved | {"total": given, "reference": target}
@@ -164,7 +164,7 @@ def _solve(
     def total_of(steps: int) -> int | None:
         changed = _with(model, size, steps * step)
         try:
-            return total(_build(changed, changed.head))
+            return total(build_on_meta(changed, changed.head))
         except InputError:
             return None
 
@@ -173,7 +173,7 @@ def _solve(
     return None if found is None else (found[0] * step, found[1])
 
 
-def _build(model: Any, head: Any) -> LanguageModel:
+def build_on_meta(model: Any, head: Any) -> LanguageModel:
     """The model under `head`, on the meta device, with no random number drawn from the run's."""
     body = {name: model[name] for name in inspect.signature(GPT).parameters}
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
