@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -51,7 +52,7 @@ class Windows(Dataset[Batch]):
     def __init__(self, corpus: Corpus, split: SplitName, window: int) -> None:
         self._corpus, self._split = corpus, split
         self.window = window
-        self._tokens: NDArray[Any] | None = None
+        self._rows: NDArray[Any] | None = None
         where = f"the {split} split of {corpus.path}"
         self._length = count_windows(corpus.card.splits[split].tokens, window, where)
 
@@ -59,18 +60,19 @@ class Windows(Dataset[Batch]):
         return self._length
 
     def __getitem__(self, indices: Indices) -> Batch:
-        if self._tokens is None:
-            self._tokens = self._corpus.tokens(self._split)
-        positions = indices[:, None] * self.window + np.arange(self.window + 1)
-        block = torch.from_numpy(self._tokens[positions].astype(np.int64))
-        return block[:, :-1].contiguous(), block[:, 1:].contiguous()
+        if self._rows is None:
+            tokens = self._corpus.tokens(self._split)
+            self._rows = sliding_window_view(tokens, self.window + 1)[:: self.window]
+        block = self._rows[indices]
+        inputs, targets = block[:, :-1].astype(np.int64), block[:, 1:].astype(np.int64)
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
     def order(self, batch_size: int, seed: int) -> Order:
         """Every window once an epoch."""
         return SampleOrder(len(self), batch_size, seed)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tokens": None}
+        return {**self.__dict__, "_rows": None}
 
 
 class TrainSampler(Sampler[Indices]):
