@@ -47,6 +47,10 @@ LAST_CHECKPOINT, STEP_CHECKPOINT = "last.ckpt", "step={step}.ckpt"
 VOLATILE = frozenset({"tokens_per_second", "peak_memory_bytes", "recorder_seconds"})
 
 
+#: libyaml's, six times as fast, where PyYAML was built with it.
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def is_volatile(name: str) -> bool:
     """Whether a row's value is about the clock or the machine."""
     return name.split("/")[0] in VOLATILE
@@ -162,7 +166,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         try:
-            loaded = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+            loaded = yaml.load((self.path / CONFIG).read_text(encoding="utf-8"), _YAML_LOADER)
         except yaml.YAMLError as broken:
             raise InputError(
                 f"{self.path / CONFIG} is not YAML: {' '.join(str(broken).split())}"
