@@ -33,6 +33,7 @@ def _figure(asked: Sequence[Scored], singles: pd.DataFrame) -> Figure:
         for s in (s for s in asked if s.name == name):
             _curve(axes, s, style.COLOURS[models.index(s.model)])
         axes.xaxis.set_major_formatter(style.plain)
+        axes.set_ylabel(next(s.alone.scale.unit for s in asked if s.name == name))
         axes.set_xticks([20_000, 60_000, 100_000, 140_000])
         axes.set_xlabel("step")
     for axes, points in zip(grid[len(names) :], counts, strict=True):
@@ -43,6 +44,7 @@ def _figure(asked: Sequence[Scored], singles: pd.DataFrame) -> Figure:
             axes.plot(SIZES, found, color=style.INK, linestyle=dashes, marker="o")
         axes.axhline(0.05, color=style.MUTED, linewidth=0.8)
         axes.set_ylim(0, 1.03)
+        axes.set_ylabel("share found")
         axes.set_xlabel("rise in all, noise deviations")
     handles = [Line2D([], [], color=c, label=m) for m, c in zip(models, style.COLOURS, strict=False)]
     handles += [

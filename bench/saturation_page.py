@@ -62,6 +62,7 @@ def write(
         wrapped(PUBLISHED),
         published_table(asked),
         "![Scores over training, and power against the size of a rise](saturation_test.svg)",
+        "Bars are the two windows compared, where a late rise is told.",
         "The sentences for the smallest model, each alone:",
         bullets([f"{s.name}: {s.alone.sentence}" for s in asked if s.model == SMALL]),
         "## The noise that is taken for granted",
@@ -336,7 +337,9 @@ and what it is else. Brackets are exact 95 % intervals of the share. Correlation
 allows for: those rows show what it costs to be wrong."""
 
 POWER = """Share of curves found to rise late. The truth falls until the middle of training and then rises
-evenly, by so many noise deviations in all; between windows less of that is to be seen."""
+evenly, by so many noise deviations in all; between windows less of that is to be seen.
+Columns: points, and the correlation of the noise. At 0.5 more is found because the test is too ready
+there."""
 
 BOUNDS = """The least share of curves whose bound held, and the kind it was: each is to hold in 95 % of
 curves. The truth is the noiseless curve's own difference of windows; onset over curves that rise."""

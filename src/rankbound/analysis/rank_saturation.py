@@ -111,7 +111,7 @@ def rank_saturation(
         values: (n,), or (S, n) for S seeds recorded at the same steps.
         name: Of the metric, for sentences.
         assume: Level, least autocorrelation, seed.
-        draws: Simulated curves for each test and interval; `assume.draws` is for the cheaper test of the loss.
+        draws: Simulated curves for each test and interval; refits cost more than `assume.draws` of a loss.
 
     Raises:
         InputError: NaN, steps that do not rise, shapes that do not fit.
