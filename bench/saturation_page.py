@@ -141,7 +141,8 @@ def required(asked: Sequence[Scored], singles: pd.DataFrame) -> list[str]:
             > 0.01,
             f"""p alone, without asking for signal, is under 0.05 for at most
             {share(raw["significant"], raw["curves"])} ({raw["kind"]}, correlation {raw["noise"]:g},
-            {raw["points"]} points), no more than 5 % but for the luck of the draw (1 % level)""",
+            {raw["points"]} points), no more than 5 % but for the luck of the draw (1 % level), a
+            bar set after these figures were seen""",
         ),
     ]
 
