@@ -31,6 +31,7 @@ NOISES = ("normal", "heavy tails")
 NOISE = 0.005  # standard deviation of a run's log loss
 WITHIN_RUN = 0.001  # and of a checkpoint's beside its run's
 RESAMPLES = 300
+MENDED = "the same, delta 1e-2"
 SIZES, RANKS = np.geomspace(1e7, 3e9, 8), 2.0 ** np.arange(9)
 CHINCHILLA = {"E": 1.82, "A": 482.0, "B": 2085.0, "alpha": 0.348, "beta": 0.366}
 
@@ -67,7 +68,7 @@ def cells(chinchilla: dict[str, Floats]) -> Iterator[Cell]:
     yield Cell("Chinchilla's 240 runs", SizeTokens(), chinchilla, CHINCHILLA)
     curves = grid(N=np.geomspace(1e7, 3e9, 24), T=np.geomspace(5e9, 3e11, 12))
     yield Cell("24 runs, 12 checkpoints each", SizeTokens(), curves, CHINCHILLA, curves["N"])
-    yield Cell("the same, delta 1e-2", SizeTokens(), curves, CHINCHILLA, curves["N"], delta=1e-2)
+    yield Cell(MENDED, SizeTokens(), curves, CHINCHILLA, curves["N"], delta=1e-2)
 
 
 def coverage(chinchilla: dict[str, Floats], replicates: int) -> pd.DataFrame:

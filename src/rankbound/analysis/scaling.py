@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special  # type: ignore[import-untyped]
 
 from rankbound.analysis.scaling_forms import Floats, Form
-from rankbound.analysis.scaling_minimise import Design, minimise, starts
+from rankbound.analysis.scaling_minimise import Design, least, starts
 from rankbound.errors import InputError, nearest
 
 DELTA = 1e-3
@@ -129,18 +129,15 @@ def fit_scaling(
     if not delta > 0:
         raise InputError(f"delta is {delta}: Huber's loss needs a positive one")
     problem = _problem(form, columns(form, x), loss, dict(fixed or {}))
-    weight = np.ones_like(problem.log_loss)
     begin = np.concatenate([problem.starts(FINE)[:BEST], problem.starts(COARSE)])
-    rows = np.ones((len(begin), 1))
-    found, value = minimise(problem.design, rows * problem.log_loss, rows * weight, begin, delta)
-    at, objective = found[value.argmin()], float(value.min())
+    at, objective = least(problem.design, problem.log_loss, begin, delta)
     return ScalingFit(
         form=form,
         parameters={name: float(values[0]) for name, values in problem.parameters(at[None]).items()},
         delta=delta,
         objective=objective,
         log_residuals=problem.log_loss - problem.design.log_loss(at[None])[0][0],
-        aicc=_aicc(objective, delta, len(weight), problem.free + 1),
+        aicc=_aicc(objective, delta, len(problem.log_loss), problem.free + 1),
         at_bound=_at_bound(problem, at),
         problem=problem,
         at=at,

@@ -3,7 +3,8 @@
 What is resampled decides what the intervals mean:
 
 - `runs`: whole runs, with all their checkpoints. Right where runs are many, whatever the noise; the only
-  right one where a run has several rows. Too wide where a resample can lose whole sizes of a small grid.
+  right one where a run has several rows. Too wide where a resample can lose whole sizes of a small grid,
+  and for curves with a delta far below what their runs differ by (docs/results/scaling.md).
 - `residuals`: the points stay, log residuals are drawn anew, each from the fit that left its row out. For
   small grids; takes noise to be alike everywhere.
 - `parametric`: the same with normal noise of the fitted size, for the fewest points.

@@ -24,6 +24,7 @@ from rankbound.analysis.scaling_forms import Floats
 
 STAGES = (30.0, 5.0, 1.0)  # of delta, the last one to convergence
 TURNS = (8, 12, 150)
+FINALISTS = 6  # of the starts
 # log coefficients above the lower bound: what counts as none, and where a descent may begin, since a
 # coefficient of almost nothing has almost no slope to leave it by
 NONE, ALIVE = 2.0, 6.0
@@ -132,12 +133,24 @@ def _nonnegative(columns: Floats, target: Floats, weight: Floats) -> tuple[Float
     return best, (weight * target**2).sum(axis=-1) - gain
 
 
+def least(design: Design, log_loss: Floats, begin: Floats, delta: float) -> tuple[Floats, float]:
+    """The least minimum from `begin`, (S, K + M): coordinates, (K + M,), and loss; `log_loss`: (N,).
+
+    All starts go through the first stages, the best to the end.
+    """
+    rows = np.ones((len(begin), 1)) * log_loss
+    rough, value = minimise(design, rows, np.ones_like(rows), begin, delta, stages=2)
+    rough, rows = rough[np.argsort(value, kind="stable")[:FINALISTS]], rows[:FINALISTS]
+    found, value = minimise(design, rows, np.ones_like(rows), rough, delta)
+    return found[value.argmin()], float(value.min())
+
+
 def minimise(
-    design: Design, log_loss: Floats, weight: Floats, at: Floats, delta: float
+    design: Design, log_loss: Floats, weight: Floats, at: Floats, delta: float, stages: int = len(STAGES)
 ) -> tuple[Floats, Floats]:
     """Coordinates, (P, K + M), and losses, (P,), from starts `at`; `log_loss` and `weight`: (P, N)."""
     done = [
-        _descend(design, log_loss[part], weight[part], at[part], delta)
+        _descend(design, log_loss[part], weight[part], at[part], delta, stages)
         for part in _parts(len(at), max(1, ROWS // log_loss.shape[1]))
     ]
     return np.concatenate([one[0] for one in done]), np.concatenate([one[1] for one in done])
@@ -148,10 +161,10 @@ def _parts(count: int, size: int) -> list[slice]:
 
 
 def _descend(
-    design: Design, log_loss: Floats, weight: Floats, at: Floats, delta: float
+    design: Design, log_loss: Floats, weight: Floats, at: Floats, delta: float, stages: int
 ) -> tuple[Floats, Floats]:
     at, value = at.copy(), np.full(len(at), np.inf)
-    for stage, turns in zip(STAGES, TURNS, strict=True):
+    for stage, turns in zip(STAGES[:stages], TURNS[:stages], strict=True):
         running, damping = np.arange(len(at)), np.full(len(at), 1e-3)
         for _ in range(turns):
             if not len(running):
