@@ -216,6 +216,17 @@ def test_a_single_run_is_a_page_without_claims(changed):
     assert Page(page).open == []
 
 
+def test_heads_of_which_no_two_can_be_paired_are_not_compared(changed):
+    def unpaired(results):
+        narrow = (results["model.head"] == "Linear") & (results["model.hidden_size"] == 8)
+        wide = (results["model.head"] != "Linear") & (results["model.hidden_size"] == 32)
+        return results[narrow | wide]
+
+    page = render(changed(unpaired), COMMAND)
+    assert "No run has finished yet that can be paired with one of Linear." in plain(page)
+    assert "gaps.csv" not in files(page)
+
+
 @pytest.mark.filterwarnings("error")
 def test_runs_that_diverged_or_failed_are_in_no_mean_and_are_named(changed):
     def broken(results):

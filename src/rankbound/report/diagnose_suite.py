@@ -109,8 +109,8 @@ def _lead(found: SuiteFound) -> str:
     return (
         f"{len(own)} different checkpoints on {found.tokens:,} tokens. Loss goes from {first['loss']:.3f} "
         f"to {last['loss']:.3f} nats a token, lowest {lowest['loss']:.3f} at {lowest['revision']}; the "
-        f"head's singular entropy from {first['singular_entropy']:.3f} to {last['singular_entropy']:.3f}, the "
-        f"anisotropy of its input from {first['anisotropy']:.3f} to {last['anisotropy']:.3f}."
+        f"head's singular entropy from {first['singular_entropy']:.3f} to {last['singular_entropy']:.3f}, "
+        f"the anisotropy of its input from {first['anisotropy']:.3f} to {last['anisotropy']:.3f}."
     )
 
 

@@ -44,6 +44,8 @@ def build(evidence: Evidence) -> Part:
     reference = REFERENCE if REFERENCE in levels else levels[0]
     found = compare(evidence.runs, evidence.axes, axis, reference, margin=MARGIN)
     name = setting(axis, reference)
+    if not found.differences:
+        return Part(notes=[f"No run has finished yet that can be paired with one of {name}."])
     table = _with_reach(evidence, found)
     drawing = _known_gaps(evidence) or _differences(evidence, found, name)
     columns = [Column("variant", "compared"), *_settings(evidence, table)]
