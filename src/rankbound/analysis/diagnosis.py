@@ -97,8 +97,8 @@ def _gain(found: Headroom | None) -> str:
         )
         return (
             f"Whether a better head would gain: cannot tell {count}, since the probe won back only "
-            f"{plus_minus(found.power, percent=True)} of a known loss of {found.planted:.3f} nats, and "
-            f"less than {LEAST_POWER:.0%} is too little to conclude from silence.{least}"
+            f"{plus_minus(found.power, percent=True)} of a known loss of {found.planted.mean:.3f} nats, "
+            f"and less than {LEAST_POWER:.0%} is too little to conclude from silence.{least}"
         )
     if found.found:
         more = "; still rising with more text" if found.trend.low > 0 else ""

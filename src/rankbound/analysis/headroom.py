@@ -104,8 +104,8 @@ class Headroom:
 
     - `gain`: of the best candidate over the linear correction
     - `adaptation`: of the linear correction over the head as it is
-    - `power`: share of the planted loss that was won back; `planted` that loss, of a head cut to
-      `control_rank`
+    - `planted`: what the linear correction of a head cut to `control_rank` leaves of the planted loss
+    - `power`: share of it that the best candidate wins back
     - `kind`: of the best candidate; `chosen` says which step, rate and penalty each side had
     - `curve`: gain at a quarter, a half and all of the documents; `trend` the last less the one before
     - `tokens`: of the three parts; `documents` in words
@@ -116,7 +116,7 @@ class Headroom:
     gain: Estimate = _NOTHING
     adaptation: Estimate = _NOTHING
     power: Estimate = _NOTHING
-    planted: float = math.nan
+    planted: Estimate = _NOTHING
     control_rank: int = 0
     kind: str = ""
     chosen: dict[str, str] = field(default_factory=dict)
@@ -134,7 +134,7 @@ class Headroom:
     @property
     def told(self) -> bool:
         """Whether the search has the power to say anything."""
-        return not self.cannot and self.power.mean >= LEAST_POWER
+        return not self.cannot and self.planted.low > 0 and self.power.mean >= LEAST_POWER
 
     @property
     def found(self) -> bool:
@@ -219,7 +219,7 @@ def headroom(
     nats = problem.losses([head, _state(baseline), _state(winner)], report).double()
     own = document[report]
     adaptation = cluster_mean(nats[0] - nats[1], own, search.confidence)
-    whole = nats[1] - nats[2]
+    whole, loss = nats[1] - nats[2], float(nats[0].mean())
     gain = cluster_mean(whole, own, search.confidence)
 
     shares = (0.25, 0.5)
@@ -259,17 +259,16 @@ def headroom(
         clock.told(0.65, 1.0),
     )
     linear, best = _best(control, ["linear"]), _best(control, search.candidates)
-    head = (best.correction, best.correction.start)
-    won = cut.losses([head, _state(linear), _state(best)], report).double()
-    lost = won[0] - true_nats[report]
-    power = cluster_ratio(won[1] - won[2], lost, own, search.confidence)
+    nats = cut.losses([_state(linear), _state(best)], report).double()
+    lost = nats[0] - true_nats[report]
+    power = cluster_ratio(nats[0] - nats[1], lost, own, search.confidence)
     if progress:
         progress(1.0)
     return Headroom(
         gain=gain,
         adaptation=adaptation,
         power=power,
-        planted=float(lost.mean()),
+        planted=cluster_mean(lost, own, search.confidence),
         control_rank=cut_rank,
         kind=winner.setting.kind,
         chosen={"linear": _words(baseline), winner.setting.kind: _words(winner), "control": _words(best)},
@@ -281,7 +280,7 @@ def headroom(
             winner.correction.shape.parameter_count,
             baseline.correction.shape.parameter_count,
         ),
-        loss=float(nats[0].mean()),
+        loss=loss,
         seconds=time.monotonic() - begun,
         planned_seconds=plan.seconds,
         epochs=plan.epochs,

@@ -168,7 +168,10 @@ def _probe_rows(found: Diagnosis) -> list[tuple[str, str]]:
         ("gain over a linear correction", plus_minus(probe.gain, "nats")),
         ("linear correction over the head as it is", plus_minus(probe.adaptation, "nats")),
         ("power", plus_minus(probe.power, percent=True)),
-        ("planted loss", f"{probe.planted:.3f} nats, the head cut to rank {probe.control_rank:,}"),
+        (
+            "planted loss",
+            f"{plus_minus(probe.planted, 'nats')}, over the head cut to rank {probe.control_rank:,}",
+        ),
         *curve,
         ("last doubling of the text added", plus_minus(probe.trend, "nats")),
         ("tokens to fit, choose, report", " / ".join(f"{count:,}" for count in probe.tokens)),
