@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tests.pretrained.folders import SIZES, change_tensor, random_model
 from tests.pretrained.small import TEXT, tokenizer
 
 from rankbound import InputError
+from rankbound.corpora.sources import Reading
 from rankbound.pretrained.diagnose import diagnose
 from rankbound.pretrained.subject import load_subject
 from rankbound.pretrained.suite import cached_commits, diagnose_suite, remove_commit
@@ -115,12 +117,29 @@ def test_documents_of_targets(neox, text):
     assert read.units.endswith("documents")
 
 
+def test_documents_are_cut_where_the_separator_stands(neox, text, tmp_path):
+    parts = [path.read_text() for path in sorted(Path(text).iterdir())]
+    joined = tmp_path / "joined.txt"
+    joined.write_text("<|end|>".join(parts))
+    subject = load_subject(str(neox))
+    whole = windows_of(subject, text, 900, 32)
+    cut = windows_of(subject, str(joined), 900, 32, Reading(document_separator="<|end|>"))
+    assert torch.equal(cut.tokens, whole.tokens)
+    assert torch.equal(cut.document, whole.document)
+    uncut = windows_of(subject, str(joined), 900, 32)
+    assert not torch.equal(uncut.tokens, whole.tokens)
+    assert not uncut.note  # only the usual separator is known
+    joined.write_text("<|endoftext|>".join(parts))
+    assert "--document_separator" in windows_of(subject, str(joined), 900, 32).note
+
+
 def test_bad_input_is_one_line(neox, text, tmp_path):
     cases = [
         ((neox, None), {}, "name one by --corpus"),
         ((neox, text), {"window": 999}, "reads from 2 to 64"),
         ((neox, text), {"tokens": 3}, "at least one window"),
         ((neox, text), {"output": tmp_path / "d.txt"}, "no .html file"),
+        ((neox, text), {"document_separator": ""}, "document_separator is empty"),
         ((neox, text), {"minutes": 0.0}, "minutes are 0"),
         ((neox, str(tmp_path / "nothing.txt")), {}, "nothing.txt"),
         ((tmp_path / "none", text), {}, "does not exist"),

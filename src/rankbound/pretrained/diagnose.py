@@ -27,6 +27,7 @@ from rankbound.analysis.diagnosis import Diagnosis
 from rankbound.analysis.headroom import Headroom, Search, headroom
 from rankbound.analysis.hidden_cache import States, bytes_needed, hidden_states
 from rankbound.analysis.rank_cuts import RankCuts, rank_cuts
+from rankbound.corpora.sources import Reading
 from rankbound.errors import InputError
 from rankbound.pretrained.subject import Subject, load_subject
 from rankbound.pretrained.text_windows import Text, windows_of
@@ -47,6 +48,8 @@ def diagnose(
     corpus: str | None = None,
     revision: str | None = None,
     *,
+    text_field: str = "text",
+    document_separator: str | None = None,
     tokens: int = 50_000,
     window: int | None = None,
     probe: bool = True,
@@ -60,9 +63,11 @@ def diagnose(
     """Measure a model's head, states and log-probabilities on a text, and probe for a better head.
 
     Args:
-        model: A run's folder or checkpoint, a folder of transformers, a llama2.c binary, or a Hugging Face
-        id. corpus: A prepared corpus or a text to measure on; of a run, its own valid split if not given.
+        model: A run's folder or checkpoint, a folder of transformers, a llama2.c binary, or a hub id.
+        corpus: A prepared corpus or a text to measure on; of a run, its own valid split if not given.
         revision: On the hub: branch, tag or commit; of a run, a step that it kept.
+        text_field: Of the text's rows, where it has fields.
+        document_separator: Cut the text's documents where this stands, such as <|endoftext|>.
         tokens: Measure on about so many.
         window: Tokens that the model reads at once; its context, 1,024 at most, if not given.
         probe: Search for headroom; without, everything else is measured.
@@ -81,10 +86,11 @@ def diagnose(
     if disk_gib < 0 or argmax_seconds < 0:
         raise InputError("disk_gib and argmax_seconds must be at least 0")
     search = Search(minutes=minutes, epochs=epochs, seed=seed)
+    reading = Reading(text_field=text_field, document_separator=document_separator)
     stages = Stages()
     with stages("loading the model"):
         subject = load_subject(model, revision)
-        text = windows_of(subject, corpus, tokens, window)
+        text = windows_of(subject, corpus, tokens, window, reading)
     found = examine(subject, text, stages, argmax_seconds, disk_gib, search if probe else None, seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     found.write(output.with_suffix(".json"))
@@ -105,7 +111,7 @@ def examine(
         states, nats = read_states(subject, text, disk_gib, progress)
     own = text.document
     sample = sample_of(text)
-    notes = [note for note in (subject.note, _disk_note(states, disk_gib)) if note]
+    notes = [note for note in (subject.note, text.note, _disk_note(states, disk_gib)) if note]
     if text.size < 1000:
         notes.append(f"{text.size:,} tokens are few: intervals are wide.")
     measured = measurements(argmax_seconds, seed)

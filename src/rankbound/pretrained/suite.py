@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from rankbound.analysis.clusters import cluster_mean
+from rankbound.corpora.sources import Reading
 from rankbound.errors import InputError
 from rankbound.metrics.similarity import linear_cka
 from rankbound.pretrained.diagnose import BATCH, Stages, observe, sample_of
@@ -78,6 +79,8 @@ def diagnose_suite(
     revisions: str | None = None,
     corpus: str | None = None,
     *,
+    text_field: str = "text",
+    document_separator: str | None = None,
     tokens: int = 16_384,
     window: int | None = None,
     seed: int = 0,
@@ -89,6 +92,8 @@ def diagnose_suite(
         suite: A Hugging Face id, a run's folder, or a folder of checkpoint folders named by their step.
         revisions: Of the id or the run, with commas between them; of a folder all if not given.
         corpus: A prepared corpus or a text to measure on; of a run, its own valid split if not given.
+        text_field: Of the text's rows, where it has fields.
+        document_separator: Cut the text's documents where this stands, such as <|endoftext|>.
         tokens: Measure on about so many.
         window: Tokens that the model reads at once; its context, 1,024 at most, if not given.
         seed: Of samples.
@@ -99,6 +104,7 @@ def diagnose_suite(
     """
     if output.suffix != ".html":
         raise InputError(f"output {output} is no .html file: name one")
+    reading = Reading(text_field=text_field, document_separator=document_separator)
     named = _checkpoints(suite, revisions)
     rows: list[dict[str, object]] = []
     notes: list[str] = []
@@ -111,7 +117,7 @@ def diagnose_suite(
                 with Stages()(stage), _fetched(source, at):
                     subject = load_subject(source, at)
                     loaded = True
-                    text = text or windows_of(subject, corpus, tokens, window)
+                    text = text or windows_of(subject, corpus, tokens, window, reading)
                     rows.append(_measured(subject, revision, text, rows, Path(kept), seed))
                     del subject
             except InputError as unread:

@@ -28,7 +28,7 @@ from rankbound.corpora.corpus import CARD, Corpus
 from rankbound.corpora.data import TokenData
 from rankbound.corpora.generated import Generated, open_corpus
 from rankbound.corpora.sources import Reading
-from rankbound.corpora.tokenizer import END_OF_TEXT_ID
+from rankbound.corpora.tokenizer import END_OF_TEXT, END_OF_TEXT_ID
 from rankbound.errors import InputError
 from rankbound.pretrained.code_length import read_texts
 from rankbound.pretrained.subject import Subject
@@ -36,6 +36,10 @@ from rankbound.pretrained.subject import Subject
 #: Longer windows cost more attention than they tell about a head.
 LONGEST = 1024
 _TEXTS = 64  # documents encoded at once
+_SPELLED = (
+    f"The text spells out {END_OF_TEXT}, read as ordinary text: if it parts documents, name it by "
+    "--document_separator."
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Text:
 
     - `units`: what the documents are, in words
     - `name`: of the text, in words
+    - `note`: a sentence on what looks wrong with it, or nothing
     """
 
     tokens: Tensor
@@ -51,13 +56,20 @@ class Text:
     document: Tensor
     units: str
     name: str
+    note: str = ""
 
     @property
     def size(self) -> int:
         return self.tokens.numel()
 
 
-def windows_of(subject: Subject, corpus: str | None, tokens: int, window: int | None = None) -> Text:
+def windows_of(
+    subject: Subject,
+    corpus: str | None,
+    tokens: int,
+    window: int | None = None,
+    reading: Reading | None = None,
+) -> Text:
     """The first windows of a text, `tokens` tokens in all or as many as there are.
 
     Args:
@@ -65,6 +77,7 @@ def windows_of(subject: Subject, corpus: str | None, tokens: int, window: int | 
         corpus: a prepared corpus, or a text as `rankbound prepare` reads it; the run's own if not given.
         tokens: about so many targets.
         window: T; the model's context, 1,024 at most, if not given.
+        reading: how a text that is no prepared corpus is read.
 
     Raises:
         InputError: no text, too little of it, a corpus with another tokenizer, a window that is too long.
@@ -81,8 +94,9 @@ def windows_of(subject: Subject, corpus: str | None, tokens: int, window: int | 
         if isinstance(opened, Generated):
             return _of_language(subject, opened, tokens, length)
         stream, document, name = _of_corpus(subject, opened, tokens)
+        note = ""
     else:
-        stream, document = _of_texts(subject, source, tokens)
+        stream, document, note = _of_texts(subject, source, tokens, reading or Reading())
         name = source
     count = min(tokens, len(stream) - 1) // length
     if count < 1:
@@ -96,7 +110,7 @@ def windows_of(subject: Subject, corpus: str | None, tokens: int, window: int | 
         )
     of_target = torch.from_numpy(document[1 : used + 1].astype(np.int64))
     numbered, units = blocks_for(of_target)
-    return Text(ids[:-1].view(count, length), ids[1:].view(count, length), numbered, units, name)
+    return Text(ids[:-1].view(count, length), ids[1:].view(count, length), numbered, units, name, note)
 
 
 def _own_corpus(subject: Subject) -> str:
@@ -126,17 +140,21 @@ def _of_corpus(
     return stream, ended, f"the valid split of {corpus.path}"
 
 
-def _of_texts(subject: Subject, source: str, tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _of_texts(
+    subject: Subject, source: str, tokens: int, reading: Reading
+) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
     if subject.tokenizer is None:
         raise InputError(f"{subject.name} comes without a tokenizer: add its tokenizer.json to the folder")
     stream: list[int] = []
     document: list[int] = []
-    for number, ids in enumerate(_encoded(subject, read_texts(source, Reading()))):
+    texts = read_texts(source, reading)
+    for number, ids in enumerate(_encoded(subject, texts)):
         stream += ids
         document += [number] * len(ids)
         if len(stream) > tokens:
             break
-    return np.array(stream, np.int64), np.array(document, np.int64)
+    spelled = any(END_OF_TEXT in text for text in texts[: document[-1] + 1])
+    return np.array(stream, np.int64), np.array(document, np.int64), _SPELLED if spelled else ""
 
 
 def _encoded(subject: Subject, texts: list[str]) -> Iterator[list[int]]:
