@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
@@ -37,6 +38,7 @@ T = TypeVar("T")
 LOOK_EVERY = 0.5  # seconds
 PRELOADED = ["rankbound.training.command", "rankbound.training.resolve", "rankbound.study.worker"]
 SERVER_ENDS = 1.0  # seconds until a killed server is known to be one
+_GONE = (EOFError, ConnectionError, BrokenProcessPool)
 SERVER_GONE = 255  # what multiprocessing says of a process whose fork server was killed
 
 
@@ -223,13 +225,13 @@ def _again_if_server_dies(begin: Callable[[], T]) -> T:
     """What `begin` returns, tried again where the server was killed before it answered."""
     try:
         return begin()
-    except (EOFError, ConnectionError):
+    except _GONE:
         time.sleep(SERVER_ENDS)
         try:
             return begin()
-        except (EOFError, ConnectionError) as gone:
+        except _GONE as gone:
             raise InputError(
-                "the process that runs are forked from was killed twice while it started: is memory short?"
+                "a process that starts runs was killed, and killed again: is memory short?"
             ) from gone
 
 
