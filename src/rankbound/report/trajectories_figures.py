@@ -69,6 +69,8 @@ def perplexity_figure(trajectories: Sequence[Trajectory]) -> Figure:
         for own in trajectories:
             axes.plot(own.steps, own.perplexity, marker="o", markevery=0.05, **palette.line(own.name))
         step_axis(axes, max(int(own.steps[-1]) for own in trajectories))
+        if (first := min(int(own.steps[0]) for own in trajectories)) > 0:
+            axes.set_xlim(left=first / 1.15)
         axes.set(ylabel="perplexity of all tokens", yscale="log")
         _few_ticks(axes, which="y")
         legend(figure, palette.handles(), COLUMNS)

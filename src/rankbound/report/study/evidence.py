@@ -54,8 +54,8 @@ POINTS = 60
 
 @dataclass(frozen=True, eq=False)
 class SeedCurves:
-    """S seeds of a cell at n records: `steps` and `tokens` (n,), `values` (S, n), seeds in the runs' "
-    "order."""
+    """S seeds of a cell at n records: `steps` and `tokens` (n,), `values` (S, n), seeds in the runs'
+    order."""
 
     steps: NDArray[np.float64]
     tokens: NDArray[np.float64]
@@ -71,8 +71,8 @@ class Evidence:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """The study's table with `line`, `panel`, `loss` (nats per token) and `finished` (with a finite "
-        "loss)."""
+        """The study's table with `line`, `panel`, `loss` (nats per token) and `finished` (with a finite
+        loss)."""
         frame = self.study.results.reset_index(drop=True).copy()
         for name in ("run", "cell", "state", "seed", WIDTH, "vocab_size", LOSS):
             if name not in frame:  # of a study that has recorded nothing yet
