@@ -11,110 +11,34 @@ seeds do not tell.
 from __future__ import annotations
 
 import argparse
-import math
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from measure import table
 from rankbound.analysis.contrasts import rank_contrasts
-from rankbound.analysis.intervals import Estimate, Noise, estimate, holm, pooled
+from rankbound.analysis.intervals import holm
+from rankbound.analysis.saturation import Saturation
 from rankbound.corpora.corpus import Corpus
 from rankbound.report import style
 from rankbound.report.findings import listed
 from rankbound.report.study import verdicts
-from rankbound.report.study.evidence import LOSS, WIDTH, Evidence, SeedCurves
+from rankbound.report.study.evidence import Evidence
 from rankbound.report.study.sections import extrapolation, saturation, spectra, timeline
 from rankbound.studies import load_study
+from saturation_cells import Cell, cells_of
+from saturation_tables import (
+    WIDTH_AXIS,
+    confounder_table,
+    contrast_table,
+    loss_table,
+    signed,
+    spectrum_table,
+)
 
 PAGE = Path("docs/results/saturation.md")
-WIDTH_AXIS = "model.hidden_size"
-ANISOTROPY = "hidden/head_input/anisotropy"
-FROM = 0.25  # of training: what changes from here on is late
 COMMAND = "python bench/saturation_study.py checkpoints/saturation"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One setting with its seeds: where it stands in words, and what became of it.
-
-    - `entropy`, `anisotropy`: from FROM to the end, paired by seed
-    - `path`: singular entropy at a tenth, at FROM and at the end, means
-    """
-
-    name: str
-    line: str
-    panel: str
-    width: int
-    tokens_per_parameter: float
-    loss: Estimate
-    entropy: Estimate
-    anisotropy: Estimate
-    path: tuple[float, float, float]
-    anisotropy_path: tuple[float, float]
-    rank_share: float
-    spike: float
-
-
-def cells_of(evidence: Evidence) -> list[Cell]:
-    runs = evidence.runs[evidence.runs["finished"]]
-    line = runs.drop_duplicates("cell").set_index("cell")["line"]
-    entropy = evidence.seed_curves(evidence.head_series("singular_entropy"))
-    anisotropy = evidence.seed_curves(evidence.series(ANISOTROPY))
-    noise = {what: _noise(own, line) for what, own in (("entropy", entropy), ("anisotropy", anisotropy))}
-    rank = evidence.head_series("effective_rank").groupby("run")["value"].last()
-    found = []
-    for name, rows in runs.groupby("cell", sort=False):
-        first, own, turned = rows.iloc[0], entropy[str(name)], anisotropy[str(name)]
-        places = [_at(own.steps, share) for share in (0.1, FROM, 1.0)]
-        early, late = (_at(turned.steps, share) for share in (FROM, 1.0))
-        found.append(
-            Cell(
-                name=evidence.place(first),
-                line=first["line"],
-                panel=first["panel"],
-                width=int(first[WIDTH]),
-                tokens_per_parameter=float(first["tokens"] / first["parameters"]),
-                loss=estimate(rows["loss"].tolist()),
-                entropy=estimate(_late(own), noise["entropy"][first["line"]]),
-                anisotropy=estimate(_late(turned), noise["anisotropy"][first["line"]]),
-                path=tuple(float(own.values[:, place].mean()) for place in places),
-                anisotropy_path=tuple(float(turned.values[:, p].mean()) for p in (early, late)),
-                rank_share=float(rank[rows["run"]].mean() / first[WIDTH]),
-                spike=float(np.mean([_spike(evidence, run) for run in rows["run"]])),
-            )
-        )
-    lines, panels = evidence.lines, evidence.panels
-    return sorted(found, key=lambda c: (lines.index(c.line), panels.index(c.panel), c.width))
-
-
-def _late(curves: SeedCurves) -> list[float]:
-    """What each seed's value changes by from FROM to the end."""
-    change = curves.values[:, -1] - curves.values[:, _at(curves.steps, FROM)]
-    return [float(one) for one in change]
-
-
-def _noise(curves: dict[str, SeedCurves], line: pd.Series) -> dict[str, Noise]:
-    """Of one seed's late change, pooled over the settings of each kind of head."""
-    groups: dict[str, list[list[float]]] = {}
-    for cell, own in curves.items():
-        groups.setdefault(str(line[cell]), []).append(_late(own))
-    return {name: pooled(own) for name, own in groups.items()}
-
-
-def _at(steps: np.ndarray, share: float) -> int:
-    return int(np.abs(steps - share * steps[-1]).argmin())
-
-
-def _spike(evidence: Evidence, run: str) -> float:
-    """First over second singular value at the end, the mean over a mixture's components."""
-    found = evidence.run(run).spectra
-    of_head = found[~found["matrix"].str.contains("/") & (found["step"] == found["step"].max())]
-    return float(np.mean([values[0] / values[1] for values in of_head["values"]]))
 
 
 def write(evidence: Evidence) -> None:
@@ -141,7 +65,7 @@ def write(evidence: Evidence) -> None:
         contrast_table(evidence),
         "## Weight decay and schedule",
         CONFOUNDER_TEXT,
-        confounder_table(evidence, cells),
+        confounder_table(evidence),
     )
     PAGE.write_text("\n\n".join(part.strip("\n") for part in parts) + "\n")
     for section, name in ((saturation, "late-rise"), (timeline, "timeline"), (spectra, "spectra")):
@@ -165,15 +89,15 @@ def opening(evidence: Evidence, cells: Sequence[Cell]) -> str:
         f"    {line.strip()}" for line in (__doc__ or "").strip().split("\n\n")[1].splitlines()
     )
     setting = f"""
-    {len(runs)} of {len(evidence.runs)} runs: {len(cells)} settings of {_between(seeds)} seeds, two runs at a
-    time on two cores ({device}), {runs["seconds"].sum() / 3600:.1f} hours of them in all on a machine busy
-    with other things. Pythia-shaped models of 2 layers and widths {listed(evidence.widths)},
+    {len(runs)} of {len(evidence.runs)} runs: {len(cells)} settings of {_between(seeds)} seeds, two runs at
+    a time on two cores ({device}), {runs["seconds"].sum() / 3600:.1f} hours of them in all on a machine
+    busy with other things. Pythia-shaped models of 2 layers and widths {listed(evidence.widths)},
     {int(runs["parameters"].min()):,} to {int(runs["parameters"].max()):,} parameters; {tokens:,} tokens
-    each, {min(shares):,.0f} to {max(shares):,.0f} a parameter, the same ones in the same order for all models
-    of a seed. The corpus has {train:,} tokens to train on and a vocabulary of 1,024, so each is seen
+    each, {min(shares):,.0f} to {max(shares):,.0f} a parameter, the same ones in the same order for all
+    models of a seed. The corpus has {train:,} tokens to train on and a vocabulary of 1,024, so each is seen
     {tokens / train:.1f} times. The peak rate, 1e-2, was tuned for no head and no width. Held-out loss, the
-    head's spectrum and the states were recorded every 100 steps of {int(runs["steps"].iloc[0]):,}. Intervals
-    are 95 % t intervals over seeds unless said otherwise."""
+    head's spectrum and the states were recorded every 100 steps of {int(runs["steps"].iloc[0]):,}.
+    Intervals are 95 % t intervals over seeds unless said otherwise."""
     return f"{commands}\n\n{textwrap.fill(' '.join(setting.split()), 108)}"
 
 
@@ -181,7 +105,7 @@ def _between(counts: pd.Series) -> str:
     return " to ".join(dict.fromkeys((str(counts.min()), str(counts.max()))))
 
 
-def claims(evidence: Evidence, cells: Sequence[Cell], rises: dict) -> str:
+def claims(evidence: Evidence, cells: Sequence[Cell], rises: Mapping[str, Saturation]) -> str:
     """What was published, and what these runs say to it."""
     lines = [
         *_loss_claim(rises),
@@ -201,7 +125,7 @@ def claims(evidence: Evidence, cells: Sequence[Cell], rises: dict) -> str:
     return "\n".join(textwrap.fill(f"- {line}", 108, subsequent_indent="  ") for line in lines)
 
 
-def _loss_claim(rises: dict) -> Iterator[str]:
+def _loss_claim(rises: Mapping[str, Saturation]) -> Iterator[str]:
     late = [name for name, found in rises.items() if found.verdict == "late rise"]
     improving = sum(found.verdict == "still improving" for found in rises.values())
     most = max(found.late.rise.upper for found in rises.values())
@@ -230,8 +154,8 @@ def _late_claim(cells: Sequence[Cell], attribute: str, claim: str, quantity: str
     found = [getattr(cell, attribute) for cell in cells]
     adjusted = holm([one.p for one in found])
     told = [(c, one) for c, one, p in zip(cells, found, adjusted, strict=True) if p < 0.05]
-    up = [f"{c.name} ({_signed(one)})" for c, one in told if one.mean > 0]
-    down = [f"{c.name} ({_signed(one)})" for c, one in told if one.mean < 0]
+    up = [f"{c.name} ({signed(one)})" for c, one in told if one.mean > 0]
+    down = [f"{c.name} ({signed(one)})" for c, one in told if one.mean < 0]
     yield (
         f"{claim} From a quarter of training to its end {quantity} "
         f"{_counted(up, 'rises')}, {_counted(down, 'falls')}, and can be told from neither in "
@@ -258,7 +182,7 @@ def _width_claim(evidence: Evidence, cells: Sequence[Cell]) -> Iterator[str]:
 def _rank_claim(evidence: Evidence) -> Iterator[str]:
     known = [c for c in rank_contrasts(evidence.runs, evidence.axes) if c.kind == "cause"]
     said = "; ".join(
-        f"{c.changed}, {_signed(c.difference.estimate)} nats at width {c.difference.cell[WIDTH_AXIS]}"
+        f"{c.changed}, {signed(c.difference.estimate)} nats at width {c.difference.cell[WIDTH_AXIS]}"
         + ("" if c.difference.reading in ("higher", "lower") else " (could not be told)")
         for c in known
     )
@@ -266,106 +190,6 @@ def _rank_claim(evidence: Evidence) -> Iterator[str]:
         f"**The rank of the head is what costs.** Shown for the loss, by heads that set it: {said}. That "
         "is a loss of the whole of training, not one that comes late."
     )
-
-
-def loss_table(cells: Sequence[Cell], rises: dict) -> str:
-    rows = []
-    for cell in cells:
-        found = rises[cell.name]
-        rise, improvement = found.late.rise, found.late.improvement
-        rows.append(
-            (
-                cell.name,
-                f"{cell.tokens_per_parameter:,.0f}",
-                _plain(cell.loss),
-                f"{rise.value:+.4f} [{rise.lower:+.4f}, {rise.upper:+.4f}]",
-                f"{improvement.value:+.4f}" if improvement else "",
-                found.verdict,
-            )
-        )
-    header = ("setting", "tokens a parameter", "final loss", "rise at the end", "gain, 2nd half", "verdict")
-    return table(header, rows)
-
-
-def spectrum_table(cells: Sequence[Cell]) -> str:
-    rows = [
-        (
-            cell.name,
-            " → ".join(f"{value:.3f}" for value in cell.path),
-            _signed(cell.entropy),
-            f"{cell.rank_share:.2f}",
-            f"{cell.spike:.2f}",
-            " → ".join(f"{value:.3f}" for value in cell.anisotropy_path),
-            _signed(cell.anisotropy),
-        )
-        for cell in cells
-    ]
-    header = (
-        "setting",
-        "singular entropy at 10, 25, 100 %",
-        "late change",
-        "effective rank / width",
-        "1st / 2nd value",
-        "anisotropy at 25, 100 %",
-        "late change",
-    )
-    return table(header, rows)
-
-
-def contrast_table(evidence: Evidence) -> str:
-    rows = [
-        (
-            c.changed,
-            f"{c.difference.variant} at {c.difference.cell[WIDTH_AXIS]}",
-            c.kind,
-            _signed(c.difference.estimate),
-            f"{c.difference.p:.2g}",
-            c.difference.reading,
-        )
-        for c in rank_contrasts(evidence.runs, evidence.axes)
-    ]
-    return table(("what was set", "head and width", "kind", "loss", "p (Holm)", "reads"), rows)
-
-
-def confounder_table(evidence: Evidence, cells: Sequence[Cell]) -> str:
-    """Each setting of the plain head less the reference setting of its width, paired by seed."""
-    runs = evidence.runs[evidence.runs["finished"] & (evidence.runs["line"] == "Linear")]
-    anisotropy = evidence.series(ANISOTROPY).groupby("run")["value"].last()
-    entropy = evidence.head_series("singular_entropy").groupby("run")["value"].last()
-    outcome = runs.assign(
-        entropy=runs["run"].map(entropy), anisotropy=runs["run"].map(anisotropy)
-    ).set_index("seed")
-    reference, known = evidence.panels[0], []
-    names = {"loss": LOSS, "entropy": "singular entropy", "anisotropy": "anisotropy"}
-    for (width, panel), own in outcome.groupby([WIDTH, "panel"], sort=False):
-        if panel != reference:
-            base = outcome[(outcome[WIDTH] == width) & (outcome["panel"] == reference)]
-            for name, words in names.items():
-                paired = (own[name] - base[name]).dropna().astype(float)
-                if len(paired):
-                    known.append((int(width), panel, words, paired.tolist()))
-    noise = {what: pooled(own for *_, w, own in known if w == what) for what in names.values()}
-    found = [(width, panel, what, estimate(own, noise[what])) for width, panel, what, own in known]
-    adjusted = holm([one.p for *_, one in found])
-    rows = [
-        (f"{width}", panel, words, _signed(one), f"{p:.2g}", _reading(one, p))
-        for (width, panel, words, one), p in zip(found, adjusted, strict=True)
-    ]
-    return table(("width", f"rather than {reference}", "of", "difference", "p (Holm)", "reads"), rows)
-
-
-def _reading(found: Estimate, p: float) -> str:
-    if not p < 0.05:
-        return "could not tell"
-    return "higher" if found.mean > 0 else "lower"
-
-
-def _plain(found: Estimate) -> str:
-    return f"{found.mean:.3f}" + ("" if math.isnan(found.half_width) else f" ± {found.half_width:.3f}")
-
-
-def _signed(found: Estimate) -> str:
-    return f"{found.mean:+.3f}" + ("" if math.isnan(found.half_width) else f" ± {found.half_width:.3f}")
 
 
 LIMITS = """
