@@ -125,8 +125,9 @@ def _tokens(found: Diagnosis) -> str:
         return ""
     undecided = found.figures.get("unargmaxable/undecided", 0.0)
     left = f", {undecided:,.0f} undecided" if undecided else ""
-    none = "None" if not count else f"{count:,.0f}"
-    return f"{none} of its {found.vocab_size:,} tokens can never be predicted{left}."
+    if not count and not undecided:
+        return f"Each of its {found.vocab_size:,} tokens can be predicted."
+    return f"{count:,.0f} of its {found.vocab_size:,} tokens can never be predicted{left}."
 
 
 def _finite(value: Any) -> Any:
