@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound import InputError
-from rankbound.analysis.corrections import Chunk, Correction, Shape, shape_of, token_order
+from rankbound.analysis.correction_shapes import Shape, shape_of, token_order
+from rankbound.analysis.corrections import Chunk, Correction
 
 N, D, V = 30, 5, 23
 KINDS = ("linear", "expanded", "partitioned", "mixture")
@@ -17,7 +18,10 @@ def definition(correction, flat, states, base, target, cap):
     tokens, constant = readout[:, :-2], readout[:, -2]
     before = torch.einsum("nd,jed->nje", states, maps) + (shift if len(shift) else 0)
     kind = correction.shape.kind
-    features = F.gelu(before) if kind in ("expanded", "partitioned") else before
+    features = before
+    if kind in ("expanded", "partitioned"):
+        half = min(before.shape[2] // 2, D)
+        features = torch.cat([before[..., :half], F.gelu(before[..., half:])], 2)
     if kind == "partitioned":
         part = token_order(V) % 4
         logits = torch.einsum("nve,ve->nv", features[:, part], tokens)[:, None]

@@ -4,14 +4,9 @@ import pytest
 import torch
 
 from rankbound import InputError
+from rankbound.analysis.decomposition import decompose, moments
 from rankbound.analysis.hidden_cache import InMemory
-from rankbound.analysis.rank_cuts import (
-    cut_losses,
-    decompose,
-    default_ranks,
-    moments,
-    rank_cuts,
-)
+from rankbound.analysis.rank_cuts import cut_losses, default_ranks, rank_cuts
 from rankbound.analysis.readout import Readout, readout_of
 from rankbound.heads import Factorized, Linear, MixtureOfSoftmaxes, SoftCap
 

@@ -5,18 +5,16 @@
 z_0 the head's own logits, x the states whitened, d a free bias. The kinds differ in f and nothing else:
 
 - `linear`: f = A x. What any linear head could do as well: the baseline, not headroom.
-- `expanded`: f = gelu(A x + c), nonlinear features read by all tokens.
-- `partitioned`: f_i = gelu(A_i x + c_i), token v reads from i = v mod 4.
+- `expanded`: half of f is A x, half gelu(A' x + c), features read by all tokens.
+- `partitioned`: f_i likewise, with maps of its own; token v reads from i = v mod 4.
 - `mixture`: two softmaxes, f_k = A_k x + c_k, mixed by softmax(M x).
 
 Design decisions:
-- All kinds have the same readout U (V, E), so those of one size have nearly the same number of parameters,
-  and all can share one z_0: that product, most of the cost, is made once for any number of corrections.
+- All share one z_0: that product, most of the cost, is made once for any number of corrections.
 - The gradient is written by hand, and is exact. With e = exp(z - m) for any m near the largest logit, and
   the inputs of the readout widened to [f, 1, -m] on [U, d, 1], three products and one pass of exp are all
   that touches a chunk's N x V: forward e, then e [U, d, 1], which holds the sum of e beside what goes back
   to f, then e' [f, 1] over that sum. The target's column is a gather of N rows.
-- Tokens are permuted so that each part of the vocabulary is a contiguous block of columns.
 - Parameters are one flat vector: an optimiser, a penalty and a snapshot are each one operation.
 
 Shapes: N rows, D hidden size, V vocabulary, E size, J feature maps (parts or components), K components.
@@ -26,66 +24,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from rankbound.errors import InputError
+from rankbound.analysis.correction_shapes import Shape, token_parts
 
-Kind = Literal["linear", "expanded", "partitioned", "mixture"]
-PARTS, COMPONENTS = 4, 2
 #: Standard deviation of what enters a gelu at the start: at 1, features are less curved and learn slowly.
 GAIN = 2.0
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What decides the number of parameters of a correction."""
-
-    kind: Kind
-    size: int
-    width: int
-    vocab_size: int
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise InputError(f"there is no correction {self.kind!r}; known are {', '.join(get_args(Kind))}")
-        if self.size < 1:
-            raise InputError(f"a correction's size is {self.size}; it must be at least 1")
-
-    @property
-    def parts(self) -> int:
-        return min(PARTS, self.vocab_size) if self.kind == "partitioned" else 1
-
-    @property
-    def components(self) -> int:
-        return COMPONENTS if self.kind == "mixture" else 1
-
-    @property
-    def maps(self) -> int:
-        return self.parts * self.components
-
-    @property
-    def parameter_count(self) -> int:
-        gates = self.components * (self.width + 1) if self.components > 1 else 0
-        shifts = 0 if self.kind == "linear" else self.maps * self.size
-        return self.vocab_size * (self.size + 1) + self.maps * self.size * self.width + shifts + gates
-
-
-def shape_of(kind: Kind, parameters: int, width: int, vocab_size: int) -> Shape:
-    """The largest of a kind with at most so many parameters, of size 1 at least."""
-
-    def count(size: int) -> int:
-        return Shape(kind, size, width, vocab_size).parameter_count
-
-    each = count(2) - count(1)
-    return Shape(kind, max(1, 1 + (parameters - count(1)) // each), width, vocab_size)
-
-
-def token_order(vocab_size: int, parts: int = PARTS) -> Tensor:
-    """(V,) tokens so that those of one part, v mod `parts`, are next to each other."""
-    return torch.cat([torch.arange(part, vocab_size, parts) for part in range(min(parts, vocab_size))])
 
 
 @dataclass(frozen=True)
@@ -133,6 +79,8 @@ class Correction:
         maps_JED.copy_(torch.randn(maps_JED.shape, generator=generator) * gain / math.sqrt(width))
         if shape.kind in ("expanded", "partitioned"):
             shift.copy_(torch.randn(shift.shape, generator=generator))
+            maps_JED[:, : shape.straight] /= gain
+            shift[:, : shape.straight] = 0
         if shape.components > 1:
             gates[:, :-1] = torch.randn((shape.components, width), generator=generator) / math.sqrt(width)
         self.values = self.values.to(like.device)
@@ -161,7 +109,10 @@ class Correction:
         if len(shift_JE):
             before += shift_JE.flatten()
         before = before.view(len(states), self.shape.maps, self.shape.size)
-        after = before if self.shape.kind in ("linear", "mixture") else torch.nn.functional.gelu(before)
+        after = before
+        if self.shape.straight < self.shape.size:
+            after = before.clone()
+            after[..., self.shape.straight :] = torch.nn.functional.gelu(before[..., self.shape.straight :])
         if not len(gates):
             return before, after, None
         return before, after, (states @ gates[:, :-1].T + gates[:, -1]).log_softmax(1)
@@ -223,8 +174,8 @@ class Correction:
             back[:, j] *= weight_nK[:, component, None]
         d_features = back[..., :size]
         self._subtract_target(d_features, d_readout, inputs, readout, chunk, hit_nK)
-        if self.shape.kind in ("expanded", "partitioned"):
-            d_features = d_features * _gelu_slope(before)
+        if self.shape.straight < size:
+            d_features[..., self.shape.straight :] *= _gelu_slope(before[..., self.shape.straight :])
         flat_d = d_features.flatten(1)
         d_maps.flatten(0, 1).addmm_(flat_d.T, chunk.states)
         if len(d_shift):
@@ -274,9 +225,8 @@ class Correction:
         target = chunk.target
         base = chunk.base[target] if chunk.base.ndim == 1 else chunk.base.gather(1, target[:, None])[:, 0]
         read_nKE = inputs
-        if self.shape.components == 1:
-            rows = torch.arange(len(target), device=target.device)
-            read_nKE = inputs[rows, self._part_V[target]][:, None]
+        if self.shape.parts > 1:
+            read_nKE = inputs.take_along_dim(self._part_V[target][:, None, None], 1)
         logit_nK = (read_nKE * readout[target][:, None]).sum(2) + base[:, None]
         if self.soft_cap is None:
             return logit_nK, torch.ones_like(logit_nK)
@@ -294,25 +244,16 @@ class Correction:
     ) -> None:
         """The target's own term: -hit on its logit."""
         size, target = self.shape.size, chunk.target
-        if self.shape.components > 1:
-            d_features -= hit_nK[:, :, None] * readout[target, None, :size]
-            at_target = (inputs * hit_nK[:, :, None]).sum(1)
+        back_nKE = hit_nK[:, :, None] * readout[target, None, :size]
+        if self.shape.parts > 1:
+            part = self._part_V[target][:, None, None]
+            d_features.scatter_add_(1, part.expand_as(back_nKE), -back_nKE)
+            at_target = inputs.take_along_dim(part, 1)[:, 0] * hit_nK
         else:
-            rows = torch.arange(len(target), device=target.device)
-            part = self._part_V[target]
-            d_features[rows, part] -= hit_nK * readout[target, :size]
-            at_target = inputs[rows, part] * hit_nK
+            d_features -= back_nKE
+            at_target = (inputs * hit_nK[:, :, None]).sum(1)
         at_target[:, -1] = 0
         d_readout.index_add_(0, target, at_target, alpha=-1)
-
-
-def token_parts(vocab_size: int, parts: int) -> list[int]:
-    """Where each part ends in `token_order`; with one part, the vocabulary's end."""
-    ends, end = [], 0
-    for part in range(parts):
-        end += len(range(part, vocab_size, parts))
-        ends.append(end)
-    return ends
 
 
 def _mixed(log_prob_nK: Tensor, log_mixing: Tensor | None) -> Tensor:

@@ -26,68 +26,29 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
 import torch
 from torch import Tensor
 
-from rankbound.analysis.clusters import cluster_mean, cluster_ratio, three_parts
-from rankbound.analysis.corrections import Correction, Kind, Shape
+from rankbound.analysis.clusters import cluster_mean, cluster_ratio
+from rankbound.analysis.correction_shapes import Kind
+from rankbound.analysis.decomposition import decompose, moments
 from rankbound.analysis.hidden_cache import States
 from rankbound.analysis.intervals import Estimate
 from rankbound.analysis.planted import Planted
-from rankbound.analysis.probe_training import Problem, Schedule, Setting, Trained, gradient_step, train
-from rankbound.analysis.rank_cuts import decompose, moments
+from rankbound.analysis.probe_plan import CONTROL, CURVE, SEARCH, Clock, Parts, Plan, Search, planned
+from rankbound.analysis.probe_problem import Problem
+from rankbound.analysis.probe_training import Schedule, Setting, Trained, train
 from rankbound.analysis.readout import Readout
-from rankbound.errors import InputError
 
-CANDIDATES: tuple[Kind, ...] = ("expanded", "partitioned", "mixture")
-TOKENS_A_PARAMETER, LEAST_RANK = 50, 4
+__all__ = ["LEAST_POWER", "Headroom", "Point", "Search", "headroom"]
+
 LEAST_POWER = 0.5
 #: Documents that a part needs for an interval.
 FEWEST = 2
+#: Shares of the documents at which the learning curve is measured.
+SHARES = (0.25, 0.5)
 _NOTHING = Estimate(math.nan, math.nan, 0)
-
-
-@dataclass(frozen=True)
-class Search:
-    """How the probe searches.
-
-    Args:
-        candidates: Kinds of corrections to try.
-        parameters: Of each correction, at most; by the number of tokens if not given.
-        rates: Of Adam.
-        penalties: On the squared distance from the head as it is.
-        epochs: Over the first part, at most.
-        batch: Rows a step; a fiftieth of the first part, from 64 to 2,048, if not given.
-        minutes: Time for all of the probe; it trains less where that is short.
-        control_rank: Rank of the head in the control; half the width if not given.
-        seed: Of the parts, the corrections and the batches.
-        confidence: Of the intervals.
-    """
-
-    candidates: Sequence[Kind] = CANDIDATES
-    parameters: int | None = None
-    rates: Sequence[float] = (1e-2, 3e-2)
-    penalties: Sequence[float] = (0.3, 3.0)
-    epochs: float = 40.0
-    batch: int | None = None
-    minutes: float = 10.0
-    control_rank: int | None = None
-    seed: int = 0
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        if not self.minutes > 0:
-            raise InputError(f"the probe's minutes are {self.minutes}; they must be more than 0")
-        if not self.epochs > 0:
-            raise InputError(f"the probe's epochs are {self.epochs}; they must be more than 0")
-        if not self.candidates or "linear" in self.candidates:
-            raise InputError(f"the probe's candidates are {self.candidates}; choose from {CANDIDATES}")
-
-    def settings(self, kinds: Sequence[Kind], shares: Sequence[float] = (1.0,)) -> list[Setting]:
-        """Every kind at every rate, penalty and share."""
-        return [Setting(*each) for each in product(kinds, self.rates, self.penalties, shares)]
 
 
 @dataclass(frozen=True)
@@ -142,17 +103,6 @@ class Headroom:
         return self.told and self.gain.low > 0
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Epochs that fit the time, rows of the second part that are looked at, and the seconds of it all."""
-
-    epochs: float
-    steps: int
-    batch: int
-    looked_at: int
-    seconds: float
-
-
 def headroom(
     states: States,
     readout: Readout,
@@ -163,6 +113,7 @@ def headroom(
     units: str = "documents",
     say: Callable[[str], None] | None = None,
     progress: Callable[[float], None] | None = None,
+    now: Callable[[], float] = time.monotonic,
 ) -> Headroom:
     """Probe a head on frozen states.
 
@@ -175,206 +126,122 @@ def headroom(
         units: what the documents are, in words.
         say: told in a sentence how long it will take, before it starts.
         progress: told the share that is done.
+        now: seconds on a clock.
     """
     search = search or Search()
-    begun = time.monotonic()
-    fit, choose, report, place_G = three_parts(document, seed=search.seed)
-    sizes = (len(fit), len(choose), len(report))
-    if min(len(torch.unique(document[part])) for part in (fit, choose, report)) < FEWEST:
-        return Headroom(
-            tokens=sizes,
-            documents=units,
-            cannot=f"{len(target):,} tokens in {units} are too little text to split in three",
-        )
-    place_N = place_G[document]
-    seen = moments(states, fit)
-    parts = decompose(readout, seen)
-    cut_rank = readout.width // 2 if search.control_rank is None else search.control_rank
-    if not 0 <= cut_rank < readout.width:
-        raise InputError(
-            f"control_rank is {cut_rank}; it must be from 0 to below the hidden size {readout.width}"
-        )
-    parameters = search.parameters or _parameters(len(fit), readout)
+    clock = Clock(60 * search.minutes, progress, now)
+    control_rank = search.planted_rank(readout.width)
+    parts = Parts.of(document, search.seed)
+    if parts.fewest_documents < FEWEST:
+        few = f"{len(target):,} tokens in {units} are too little text to split in three"
+        return Headroom(tokens=parts.sizes, documents=units, cannot=few)
+    seen = moments(states, parts.fit)
     problem = Problem(states, readout, target, seen)
-    plan = _plan(problem, search, parameters, fit, choose, report, place_N, begun)
+    parameters = search.size_for(len(parts.fit), readout)
+    planted = Planted(decompose(readout, seen), control_rank, search.seed)
+    plan = planned(problem, search, parameters, parts, planted, clock)
+    parts = plan.parts
     if say:
-        say(_announcement(plan, search, sizes))
-    clock = _Clock(begun, 60 * search.minutes, plan, progress)
-    looked_at = choose[: plan.looked_at]
-    kinds: tuple[Kind, ...] = ("linear", *search.candidates)
+        say(plan.announcement(search))
+    probe = _Probe(search, parameters, plan, clock)
 
-    pack = train(
-        problem,
-        search.settings(kinds),
-        parameters,
-        fit,
-        looked_at,
-        place_N,
-        clock.schedule(0.45, search.seed),
-        clock.told(0.0, 0.45),
-    )
-    baseline = _best(pack, ["linear"])
-    winner = _best(pack, search.candidates)
-    head = (baseline.correction, baseline.correction.start)
-    nats = problem.losses([head, _state(baseline), _state(winner)], report).double()
-    own = document[report]
-    adaptation = cluster_mean(nats[0] - nats[1], own, search.confidence)
-    whole, loss = nats[1] - nats[2], float(nats[0].mean())
-    gain = cluster_mean(whole, own, search.confidence)
+    linear, best = probe.searched(problem, 0.0, SEARCH)
+    kind = best.setting.kind
+    as_is, adapted, corrected = probe.reported(problem, linear, best)
+    gain = probe.mean(adapted - corrected)
+    points, halved = probe.smaller(problem, kind)
 
-    shares = (0.25, 0.5)
-    smaller = train(
-        problem,
-        search.settings(("linear", winner.setting.kind), shares),
-        parameters,
-        fit,
-        looked_at,
-        place_N,
-        clock.schedule(0.65, search.seed, share=0.5),
-        clock.told(0.45, 0.65),
-    )
-    curve, below = [], torch.zeros_like(whole)
-    for share in shares:
-        of_share = [one for one in smaller if one.setting.share == share]
-        pair = [_best(of_share, [kind]) for kind in ("linear", winner.setting.kind)]
-        both = problem.losses([_state(one) for one in pair], report).double()
-        below = both[0] - both[1]
-        count = int((place_N[fit] < share).sum())
-        curve.append(Point(count, cluster_mean(below, own, search.confidence)))
-    curve.append(Point(len(fit), gain))
-    trend = cluster_mean(whole - below, own, search.confidence)
-    del pack, smaller
-
-    planted = Planted(parts, cut_rank, search.seed)
-    drawn, true_nats = planted.drawn(states, torch.cat([fit, looked_at, report]), len(target))
+    drawn, true_nats = planted.drawn(states, probe.rows(), len(target))
     cut = Problem(states, planted.readout, drawn, seen)
-    control = train(
-        cut,
-        search.settings(kinds),
-        parameters,
-        fit,
-        looked_at,
-        place_N,
-        clock.schedule(1.0, search.seed),
-        clock.told(0.65, 1.0),
-    )
-    linear, best = _best(control, ["linear"]), _best(control, search.candidates)
-    nats = cut.losses([_state(linear), _state(best)], report).double()
-    lost = nats[0] - true_nats[report]
-    power = cluster_ratio(nats[0] - nats[1], lost, own, search.confidence)
-    if progress:
-        progress(1.0)
+    control_linear, control = probe.searched(cut, CURVE, CONTROL)
+    _, left, won = probe.reported(cut, control_linear, control)
+    lost = left - true_nats[parts.report]
+    power = cluster_ratio(left - won, lost, document[parts.report], search.confidence)
+    clock.tell(1.0)
     return Headroom(
         gain=gain,
-        adaptation=adaptation,
+        adaptation=probe.mean(as_is - adapted),
         power=power,
-        planted=cluster_mean(lost, own, search.confidence),
-        control_rank=cut_rank,
-        kind=winner.setting.kind,
-        chosen={"linear": _words(baseline), winner.setting.kind: _words(winner), "control": _words(best)},
-        curve=tuple(curve),
-        trend=trend,
-        tokens=sizes,
+        planted=probe.mean(lost),
+        control_rank=control_rank,
+        kind=kind,
+        chosen={"linear": _words(linear), kind: _words(best), "control": _words(control)},
+        curve=(*points, Point(len(parts.fit), gain)),
+        trend=probe.mean(adapted - corrected - halved),
+        tokens=parts.sizes,
         documents=units,
-        parameters=(
-            winner.correction.shape.parameter_count,
-            baseline.correction.shape.parameter_count,
-        ),
-        loss=loss,
-        seconds=time.monotonic() - begun,
+        parameters=(best.correction.shape.parameter_count, linear.correction.shape.parameter_count),
+        loss=float(as_is.mean()),
+        seconds=clock.elapsed,
         planned_seconds=plan.seconds,
         epochs=plan.epochs,
     )
 
 
-class _Clock:
-    """Shares the time out: deadlines for each training, and one count of what is done."""
+@dataclass(frozen=True)
+class _Probe:
+    """What the search, the learning curve and the control share."""
 
-    def __init__(
-        self, begun: float, seconds: float, plan: Plan, progress: Callable[[float], None] | None
-    ) -> None:
-        self._begun, self._seconds, self._plan, self._progress = begun, seconds, plan, progress
-        self._left_for_reports = 0.9
+    search: Search
+    parameters: int
+    plan: Plan
+    clock: Clock
 
-    def schedule(self, until: float, seed: int, share: float = 1.0) -> Schedule:
-        """Steps over a share of the documents, to be done when this part of the time is."""
-        deadline = self._begun + self._seconds * self._left_for_reports * until
-        steps = max(1, round(self._plan.steps * share))
-        return Schedule(steps, self._plan.batch, deadline=deadline, seed=seed)
+    @property
+    def parts(self) -> Parts:
+        return self.plan.parts
 
-    def told(self, start: float, stop: float) -> Callable[[float], None] | None:
-        if self._progress is None:
-            return None
-        tell = self._progress
-        return lambda share: tell(start + (stop - start) * share)
+    def searched(self, problem: Problem, start: float, stop: float) -> tuple[Trained, Trained]:
+        """The best linear correction and the best candidate."""
+        settings = self.search.settings(("linear", *self.search.candidates))
+        pack = self._trained(problem, settings, self.plan.steps, start, stop)
+        return _best(pack, ["linear"]), _best(pack, self.search.candidates)
 
+    def smaller(self, problem: Problem, kind: Kind) -> tuple[list[Point], Tensor]:
+        """Gains of one kind on shares of the documents, and by row (n,) on the largest of them."""
+        settings = self.search.settings(("linear", kind), SHARES)
+        steps = max(1, round(self.plan.steps * max(SHARES)))
+        pack = self._trained(problem, settings, steps, SEARCH, CURVE)
+        points = []
+        for share in SHARES:
+            of_share = [one for one in pack if one.setting.share == share]
+            _, linear, best = self.reported(problem, _best(of_share, ["linear"]), _best(of_share, [kind]))
+            count = int((self.parts.place[self.parts.fit] < share).sum())
+            points.append(Point(count, self.mean(linear - best)))
+        return points, linear - best
 
-def _plan(
-    problem: Problem,
-    search: Search,
-    parameters: int,
-    fit: Tensor,
-    choose: Tensor,
-    report: Tensor,
-    place_N: Tensor,
-    begun: float,
-) -> Plan:
-    """Time one step and one look, and see how many epochs the minutes allow."""
-    kinds: tuple[Kind, ...] = ("linear", *search.candidates)
-    batch = search.batch or min(2048, max(64, len(fit) // 50))
-    batch = min(batch, len(fit))
-    settings = search.settings(kinds)
-    pack = [
-        Trained(one, correction, correction.start, math.nan)
-        for one in settings
-        for correction in [problem.correction(one.kind, parameters, 0)]
-    ]
-    timed = fit[: min(batch, 2 * problem.chunk_rows)]
-    for _ in range(2):  # the first one warms up
-        start = time.monotonic()
-        gradient_step(problem, pack, timed, place_N, {1.0: len(fit)})
-        row = (time.monotonic() - start) / len(timed)
-    start = time.monotonic()
-    problem.losses([(one.correction, None) for one in pack], timed)
-    look = (time.monotonic() - start) / len(timed)
-    # passes over the first part: the probe, its control, and two kinds at two shares on half the documents
-    passes = 2.5
-    left = 0.85 * 60 * search.minutes - (time.monotonic() - begun)
-    looks = len(Schedule(1 << 20, 1).evaluated()) + 1
-    fixed = (4 * len(report) + len(fit)) * look / 2
-    looked_at = min(len(choose), max(256, int(0.2 * left / (looks * passes * look))))
-    fixed += looks * passes * looked_at * look
-    epochs = min(search.epochs, max(0.0, left - fixed) / (passes * len(fit) * row))
-    steps = max(1, round(epochs * len(fit) / batch))
-    epochs = steps * batch / len(fit)
-    seconds = time.monotonic() - begun + fixed + epochs * passes * len(fit) * row
-    return Plan(epochs, steps, batch, looked_at, seconds)
+    def _trained(
+        self, problem: Problem, settings: Sequence[Setting], steps: int, start: float, stop: float
+    ) -> list[Trained]:
+        parts, late = self.parts, self.clock.late_after(stop)
+        schedule = Schedule(steps, self.plan.batch, late=late, seed=self.search.seed)
+        told = self.clock.told(start, stop)
+        rows = parts.fit, parts.choose, parts.place
+        return train(problem, settings, self.parameters, *rows, schedule, told)
 
+    def reported(self, problem: Problem, linear: Trained, best: Trained) -> tuple[Tensor, Tensor, Tensor]:
+        """Nats of the third part, (n,) each: of the head as it is and with two corrections.
 
-def _announcement(plan: Plan, search: Search, sizes: tuple[int, int, int]) -> str:
-    minutes = plan.seconds / 60
-    takes = f"{minutes:.1f} minutes" if minutes >= 1 else f"{plan.seconds:.0f} seconds"
-    return (
-        f"The probe takes about {takes} of the {search.minutes:g} minutes it may: {plan.steps:,} steps of "
-        f"{plan.batch:,} tokens, {plan.epochs:.1f} times over {sizes[0]:,} tokens"
-    )
+        One whose best step is 0 is the head itself, to the last digit.
+        """
+        moved = [(one.correction, one.best) for one in (linear, best) if one.step]
+        head = (linear.correction, linear.correction.start)
+        nats = iter(problem.losses([head, *moved], self.parts.report).double())
+        as_is = next(nats)
+        first, second = (next(nats) if one.step else as_is for one in (linear, best))
+        return as_is, first, second
 
+    def rows(self) -> Tensor:
+        """All rows that are read."""
+        return torch.cat([self.parts.fit, self.parts.choose, self.parts.report])
 
-def _parameters(tokens: int, readout: Readout) -> int:
-    """A fiftieth of the tokens, between a linear correction of rank 4 and one of four times the width."""
-    least, most = (
-        Shape("linear", size, readout.width, readout.vocab_size).parameter_count
-        for size in (min(LEAST_RANK, readout.width), 4 * readout.width)
-    )
-    return min(most, max(least, tokens // TOKENS_A_PARAMETER))
+    def mean(self, nats: Tensor) -> Estimate:
+        """Of rows of the third part, its interval by document."""
+        return cluster_mean(nats, self.parts.document[self.parts.report], self.search.confidence)
 
 
 def _best(pack: Sequence[Trained], kinds: Sequence[str]) -> Trained:
     return min((one for one in pack if one.setting.kind in kinds), key=lambda one: one.loss)
-
-
-def _state(one: Trained) -> tuple[Correction, Tensor | None]:
-    return one.correction, one.best
 
 
 def _words(one: Trained) -> str:

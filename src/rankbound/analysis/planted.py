@@ -6,7 +6,7 @@ lost, as a nonlinear function of the states:
     truth  z = W_r h + sum over i > r of t_i s_i(h),     s_i(h) = sqrt(2) sin(a_i' x + u_i),
 
 t_i the lost directions of the vocabulary, x the whitened states. The loss of the cut head against the truth
-is known, nothing but the cut is in it, and no linear head can win much of it back.
+is known, nothing but the cut is in it, and a linear head can win about a tenth of it back.
 
 Design decisions:
 - With the lost part as it was, linear in the states, the control says nothing of headroom: a branch that
@@ -14,6 +14,9 @@ Design decisions:
   that writes what no linear head can; so is what is planted.
 - s_i has mean near 0 and mean square near 1 as the lost coordinate had, so the cut's loss is about the
   same.
+- Each lost direction is spread over several waves, on shuffled tokens: on languages of known rank, whose
+  headroom is known, the search wins back a larger share of fewer waves than it does of the headroom. So
+  they would promise more power than there is.
 - Labels are drawn at the states that the probe sees, so that text and its adaptation have no part in it.
 
 Shapes: N rows, D hidden size, V vocabulary.
@@ -26,13 +29,14 @@ import math
 import torch
 from torch import Tensor
 
+from rankbound.analysis.decomposition import Decomposition
 from rankbound.analysis.hidden_cache import States
-from rankbound.analysis.rank_cuts import Decomposition
 from rankbound.analysis.readout import Readout, capped_, target_nll_
 
-#: Standard deviation of the sine's argument: about one turn over the states.
-FREQUENCY = 1.5
-SPREAD = 8
+#: Standard deviation of the sine's argument, f: the linear part of a wave is (1 + f^2) exp(-f^2) of it.
+FREQUENCY = 2.0
+#: Waves a lost direction, and about how many in all: their product costs as much as a head of that width.
+SPREAD, WAVES = 8, 512
 
 
 class Planted:
@@ -49,11 +53,12 @@ class Planted:
         self._found, self._seed = found, seed
         generator = torch.Generator().manual_seed(seed)
         lost_VE = found.tokens[:, rank:]
-        shuffled = [lost_VE[torch.randperm(len(lost_VE), generator=generator)] for _ in range(SPREAD)]
-        self._lost_VE = torch.cat(shuffled, 1) / math.sqrt(SPREAD)
+        spread = min(SPREAD, max(1, WAVES // max(1, lost_VE.shape[1])))
+        shuffled = [lost_VE[torch.randperm(len(lost_VE), generator=generator)] for _ in range(spread)]
+        self._lost_VE = torch.cat(shuffled, 1) / math.sqrt(spread)
         width, lost = found.into.shape[1], self._lost_VE.shape[1]
         direction = torch.randn(width, lost, generator=generator, dtype=torch.float64)
-        self._direction_EE = (direction * FREQUENCY / math.sqrt(width)).to(found.into)
+        self._direction_EE = (direction * FREQUENCY / direction.norm(dim=0)).to(found.into)
         phase = torch.rand(lost, generator=generator, dtype=torch.float64) * 2 * math.pi
         self._phase_E = phase.to(found.into)
 

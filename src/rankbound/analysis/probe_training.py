@@ -3,7 +3,7 @@
 Design decisions:
 - One batch's logits of the head serve every correction, whatever its kind, rate and penalty: the head's
   product is made once. So all have the same budget by construction.
-- Adam on whitened states, so that one set of rates fits every model; the rate falls linearly to nothing.
+- Adam; the rate falls linearly to nothing.
 - The penalty pulls to the initial parameters, which are the head as it is, not to zero weights: a
   correction's squared distance over twice the number of tokens, a Gaussian prior.
 - The step that counts is the one with the lowest loss on the second part of the documents. Step 0, the head
@@ -18,20 +18,15 @@ Shapes: N rows, D hidden size, V vocabulary.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from rankbound.analysis.corrections import Chunk, Correction, Kind, shape_of, token_order
-from rankbound.analysis.hidden_cache import States
-from rankbound.analysis.rank_cuts import Moments
-from rankbound.analysis.readout import LOGITS, Readout
-
-#: Directions with less than this share of the mean energy are not blown up by whitening.
-RIDGE = 1e-3
+from rankbound.analysis.correction_shapes import Kind
+from rankbound.analysis.corrections import Correction
+from rankbound.analysis.probe_problem import Problem
 
 
 @dataclass(frozen=True)
@@ -62,75 +57,18 @@ class Trained:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and in what portions: steps, rows a batch, evaluations, and when the time is up."""
+    """How long and in what portions: steps, rows a batch, evaluations; `late` tells that the time is up."""
 
     steps: int
     batch: int
     evaluations: int = 8
-    deadline: float = math.inf
+    late: Callable[[], bool] = lambda: False
     seed: int = 0
 
     def evaluated(self) -> set[int]:
         """Steps after which the second part is looked at, closer together at the start."""
         shares = (0.5 ** (i / 2) for i in range(self.evaluations))
         return {max(1, round(self.steps * share)) for share in shares}
-
-
-class Problem:
-    """A head, states and targets, as corrections see them.
-
-    Args:
-        states: of N rows.
-        readout: the head that is corrected.
-        target: (N,) int64.
-        seen: mean and second moment of the states, for whitening.
-    """
-
-    def __init__(self, states: States, readout: Readout, target: Tensor, seen: Moments) -> None:
-        order = token_order(readout.vocab_size)
-        self._place_V = torch.empty_like(order)
-        self._place_V[order] = torch.arange(len(order))
-        self.states, self.target = states, target
-        self.vocab_size, self.width, self.soft_cap = readout.vocab_size, readout.width, readout.soft_cap
-        self._weight_DV = readout.weight[order].T
-        self._bias_V = readout.weight.new_zeros(len(order)) if readout.bias is None else readout.bias[order]
-        energy, axes = torch.linalg.eigh(seen.covariance)
-        ridge = RIDGE * energy.clamp(min=0).mean() + 1e-30
-        whiten = (axes / (energy.clamp(min=0) + ridge).sqrt()) @ axes.T
-        self._whiten_DD = whiten.to(readout.weight)
-        self._mean_D = seen.mean.to(readout.weight)
-        rows = max(8, LOGITS // self.vocab_size)
-        self._base = readout.weight.new_empty(rows * self.vocab_size)
-        self.workspace = readout.weight.new_empty(rows * self.vocab_size * (4 if self.soft_cap else 2))
-        self.chunk_rows = rows
-
-    def correction(self, kind: Kind, parameters: int, seed: int) -> Correction:
-        """One that starts at the head, with at most so many parameters."""
-        shape = shape_of(kind, parameters, self.width, self.vocab_size)
-        return Correction(shape, self.soft_cap, seed, like=self._base)
-
-    def chunks(self, rows: Tensor) -> Iterator[Chunk]:
-        """Rows with the head's logits, a chunk at a time; the next overwrites them."""
-        for part in torch.split(rows, self.chunk_rows):
-            hidden = self.states.take(part).to(self._weight_DV)
-            base = self._base[: len(part) * self.vocab_size].view(len(part), -1)
-            torch.addmm(self._bias_V, hidden, self._weight_DV, out=base)
-            top = base.amax(1, keepdim=True)
-            if self.soft_cap is not None:
-                top = self.soft_cap * (top / self.soft_cap).tanh()
-            states = (hidden - self._mean_D) @ self._whiten_DD
-            yield Chunk(states, base, top, self._place_V[self.target[part]])
-
-    def losses(self, found: Sequence[tuple[Correction, Tensor | None]], rows: Tensor) -> Tensor:
-        """Nats of each row, (len(found), n), of corrections at given parameters (None: as they are)."""
-        nats = self._base.new_empty(len(found), len(rows))
-        start = 0
-        for chunk in self.chunks(rows):
-            stop = start + len(chunk.target)
-            for i, (correction, values) in enumerate(found):
-                nats[i, start:stop] = correction.nll(chunk, self.workspace, values)
-            start = stop
-        return nats
 
 
 def train(
@@ -162,11 +100,7 @@ def train(
     _look(problem, pack, choose, 0)
     largest = max(setting.share for setting in settings)
     fit = fit[place_N[fit] < largest]
-    optimizer = torch.optim.Adam(
-        [{"params": [one.correction.values], "lr": one.setting.rate} for one in pack], betas=(0.9, 0.99)
-    )
-    for one in pack:
-        one.correction.values.grad = one.correction.gradient
+    optimizer = optimizer_of(pack)
     seen = {share: int((place_N[fit] < share).sum()) for share in {s.share for s in settings}}
     looks = schedule.evaluated()
     for step, rows in enumerate(_batches(problem.states.block, fit, place_N, schedule), 1):
@@ -174,7 +108,7 @@ def train(
             group["lr"] = one.setting.rate * (1 - (step - 1) / schedule.steps)
         gradient_step(problem, pack, rows, place_N, seen)
         optimizer.step()
-        late = time.monotonic() > schedule.deadline
+        late = schedule.late()
         if step in looks or late:
             _look(problem, pack, choose, step)
         if progress:
@@ -182,6 +116,14 @@ def train(
         if late:
             break
     return pack
+
+
+def optimizer_of(pack: Sequence[Trained]) -> torch.optim.Optimizer:
+    """Adam, a rate for each correction, on the gradients that are kept there."""
+    for one in pack:
+        one.correction.values.grad = one.correction.gradient
+    groups = [{"params": [one.correction.values], "lr": one.setting.rate} for one in pack]
+    return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
 
 def gradient_step(
