@@ -160,8 +160,8 @@ def _short(value: object) -> str:
 
 OPENING = """{machine}. One run of each model: the llama2.c model stories260K on TinyStories (which of them
 it was trained on is not known), and the plain heads at three widths of the saturation study, seed 1, on
-their corpus's valid split. The probe may take {minutes:g} minutes a model. Intervals are 95 % cluster-robust t
-intervals over documents, or over blocks of the text where there are few."""
+their corpus's valid split. The probe may take {minutes:g} minutes a model. Intervals are 95 %
+cluster-robust t intervals over documents, or over blocks of the text where there are few."""
 
 PROBE = """Gain: of the best candidate head over a linear correction of the same size, in nats a token, on
 a third part of the documents; it is a lower bound at this number of tokens. Power: the share of a planted
