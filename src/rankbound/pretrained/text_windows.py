@@ -97,7 +97,7 @@ def windows_of(
         note = ""
     else:
         stream, document, note = _of_texts(subject, source, tokens, reading or Reading())
-        name = source
+        name = Path(source).name if Path(source).exists() else source
     count = min(tokens, len(stream) - 1) // length
     if count < 1:
         raise InputError(f"{name} has {len(stream):,} tokens; a window of {length} needs {length + 1}")

@@ -20,6 +20,7 @@ from rankbound.report.style import (
     legend,
     panels,
     plain,
+    plain_decades,
 )
 
 
@@ -118,6 +119,7 @@ def spectrum(found: Diagnosis) -> Drawn | None:
         for name, rows in data[data["value"] > 0].groupby("of", sort=False):
             axes.plot(rows["place"], rows["value"], **palette.line(str(name)))
         axes.set_yscale("log")
+        plain_decades(axes.yaxis)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(plain)
         axes.set(xlabel="place", ylabel="singular value / largest")
@@ -138,18 +140,19 @@ def anisotropy(found: Diagnosis) -> Drawn | None:
     layers = found.layers
     if not layers:
         return None
+    kinds = {"anisotropy": "states as they are", "centred_anisotropy": "less their mean"}
     rows = [
-        (place, layer, kind, found.figures[f"hidden/{layer}/{kind}"])
-        for kind in ("anisotropy", "centred_anisotropy")
+        (place, layer, of, found.figures[f"hidden/{layer}/{kind}"])
+        for kind, of in kinds.items()
         for place, layer in enumerate(layers)
         if f"hidden/{layer}/{kind}" in found.figures
     ]
-    data = pd.DataFrame(rows, columns=["place", "layer", "kind", "value"])
+    data = pd.DataFrame(rows, columns=["place", "layer", "of", "value"])
     with in_style():
         figure, axes = _single()
-        palette = Palette(["anisotropy", "centred_anisotropy"])
-        for kind, own in data.groupby("kind", sort=False):
-            axes.plot(own["place"], own["value"], marker="o", **palette.line(str(kind)))
+        palette = Palette(list(kinds.values()))
+        for of, own in data.groupby("of", sort=False):
+            axes.plot(own["place"], own["value"], marker="o", **palette.line(str(of)))
         shown = range(0, len(layers), max(1, len(layers) // 12))
         axes.set_xticks(list(shown), [layers[i].replace("head_input", "head") for i in shown])
         axes.set(xlabel="layer", ylabel="mean cosine of pairs")
