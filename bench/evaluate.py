@@ -4,7 +4,7 @@
 
 BLIMP is what `rankbound evaluate --blimp` takes. One pair at a time is a plain loop: both sentences padded
 to one batch, the whole model on them, the log-probabilities of the tokens summed; one sentence at a time is
-the same without padding. The ways take turns.
+the same without padding. The ways take turns; a ratio is the median of the rounds'.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from measure import machine, turn, verdict
+from measure import machine, table, turn, verdict
 
 
 def main() -> None:
@@ -51,16 +51,28 @@ def main() -> None:
             start = time.perf_counter()
             ways[name]()
             times[name].append(time.perf_counter() - start)
-    for name, seconds in times.items():
-        print(f"{name}: {median(seconds):.2f} s, {len(pairs) / median(seconds):,.0f} pairs a second")
-    for name, bar in (("one sentence at a time", 5), ("one pair at a time", 5)):
-        ratio = median(s / f for s, f in zip(times[name], times["batches"], strict=True))
-        print(verdict(f"{name} / batches", ratio, bar))
+    rows = [
+        (
+            name,
+            f"{median(seconds):.2f} s",
+            f"{len(pairs) / median(seconds):,.0f}",
+            f"{ratio(seconds, times['batches']):.2f}",
+        )
+        for name, seconds in times.items()
+    ]
+    print(table(("way", "time", "pairs/s", "/ batches"), rows))
+    for name in ("one sentence at a time", "one pair at a time"):
+        print(verdict(f"{name} / batches", ratio(times[name], times["batches"]), 5))
     batched, paired = scores["batches"], scores["one pair at a time"]
     apart = max(abs(a - b) for a, b in zip(batched, paired, strict=True))
     print(f"largest difference of a score: {apart:.1e} nats of {-min(batched):.0f}")
     better = [[good > bad for good, bad in zip(s[::2], s[1::2], strict=True)] for s in (batched, paired)]
     print(f"pairs decided otherwise: {sum(a != b for a, b in zip(*better, strict=True))}")
+
+
+def ratio(slow: list[float], fast: list[float]) -> float:
+    """The median of the rounds' ratios."""
+    return median(s / f for s, f in zip(slow, fast, strict=True))
 
 
 def loop(language_model: Any, pieces: list[Any], at_once: int) -> list[float]:

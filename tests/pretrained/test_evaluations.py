@@ -11,6 +11,7 @@ from tests.pretrained.small import text_model
 from rankbound.corpora.sources import Reading
 from rankbound.errors import InputError
 from rankbound.pretrained.code_length import code_length, read_texts
+from rankbound.pretrained.evaluate import evaluate
 from rankbound.pretrained.lambada import lambada, read_passages
 from rankbound.pretrained.minimal_pairs import BLIMP, minimal_pairs, read_paradigms
 from rankbound.pretrained.scores import macro_average, mean_and_stderr, ratio_and_stderr
@@ -175,3 +176,12 @@ def test_a_dataset_of_the_hub_is_read_subset_by_subset(monkeypatch):
     assert [(p.name, p.pairs) for p in found] == [
         (name, list(zip(GOOD[:2], BAD[:2], strict=True))) for name in ("one", "two")
     ]
+
+
+def test_an_output_that_cannot_be_written_is_named_before_a_model_is_read(tmp_path):
+    (tmp_path / "file.txt").write_text("mine")
+    (tmp_path / "folder.csv").mkdir()
+    for output in (tmp_path / "file.txt" / "scores.csv", tmp_path / "folder.csv"):
+        with pytest.raises(InputError, match="is in the way"):
+            evaluate("no-such-model", text="no-such-text", output=output)
+    assert (tmp_path / "file.txt").read_text() == "mine"

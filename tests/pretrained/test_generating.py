@@ -5,6 +5,7 @@ import torch
 from tests.pretrained.small import text_model
 
 from rankbound.errors import InputError
+from rankbound.pretrained.generate import generate
 from rankbound.pretrained.generating import Continuation, Contrast, continued
 from rankbound.pretrained.sampling import Sampling, choose
 
@@ -86,3 +87,19 @@ def test_wrong_input_is_named():
         made(own, [], Sampling(), 3)
     with pytest.raises(InputError, match="max_tokens is 0"):
         made(own, [0], Sampling(), 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 10**20}, "seed is 100000000000000000000"),
+        ({"weight": 0.5}, "need a second model"),
+        ({"other_weight": -0.5}, "need a second model"),
+        ({"other_revision": "main"}, "need a second model"),
+        ({"weight": 3.0, "other": "other"}, "a weight is 3.0"),
+    ],
+)
+def test_wrong_settings_are_named_before_a_model_is_read(settings, said):
+    with pytest.raises(InputError, match=said):
+        generate("no-such-model", **settings)

@@ -113,6 +113,13 @@ def _check(
         raise InputError(f"batch_tokens is {batch_tokens}; it must be at least 1")
     if output is not None and output.suffix != ".csv":
         raise InputError(f"output {output} is no .csv file: name one")
+    if output is not None and (blocked := [p for p in (output, *output.parents) if _in_the_way(p, output)]):
+        raise InputError(f"output {output} cannot be written: {blocked[0]} is in the way")
+
+
+def _in_the_way(path: Path, output: Path) -> bool:
+    """A folder where the file is to be, or a file where its folder is to be."""
+    return path.is_dir() if path == output else path.exists() and not path.is_dir()
 
 
 @contextmanager

@@ -35,8 +35,8 @@ def print_figures(table: pd.DataFrame) -> None:
 def _print_pairs(table: pd.DataFrame, console: Console) -> None:
     shown = Table(box=box.SIMPLE_HEAD)
     shown.add_column("paradigm", overflow="fold")  # names that differ only at their end
-    for title in ("pairs", "accuracy %", "± s.e.", "nats", "± s.e."):
-        shown.add_column(title, justify="right")
+    for title in ("pairs", "accuracy %", "nats"):
+        shown.add_column(title, justify="right", no_wrap=True)
     by_metric = {str(metric): own.set_index("task") for metric, own in table.groupby("metric")}
     accuracy, difference = by_metric["accuracy"], by_metric["difference"]
     for task in accuracy.index:
@@ -47,18 +47,22 @@ def _print_pairs(table: pd.DataFrame, console: Console) -> None:
         shown.add_row(
             name,
             "" if average else f"{accuracy.loc[task, 'n']:,}",
-            f"{100 * float(accuracy.loc[task, 'value']):.1f}",
-            _error(100 * float(accuracy.loc[task, "stderr"]), 1, "f"),
-            f"{float(difference.loc[task, 'value']):+.2f}",
-            _error(float(difference.loc[task, "stderr"]), 2, "f"),
+            _with_error(accuracy.loc[task], ".1f", 100),
+            _with_error(difference.loc[task], "+z.2f"),
         )
     console.print(shown)
-    console.print("nats: mean of log p(good) - log p(bad).", style="dim")
+    console.print("nats: mean of log p(good) - log p(bad); ±: standard error.", style="dim")
     if "ties" in by_metric:
         ties = by_metric["ties"].iloc[0]
         console.print(
             f"{ties['value']:,.0f} of {ties['n']:,} pairs score alike and count a half.", style="dim"
         )
+
+
+def _with_error(row: pd.Series[float], form: str, factor: float = 1) -> str:
+    error = _error(factor * float(row["stderr"]), int(form[-2]), "f")
+    value = format(factor * float(row["value"]), form)
+    return f"{value} ± {error}" if error else value
 
 
 def _error(value: float, digits: int, form: str) -> str:

@@ -54,15 +54,13 @@ def generate(
         device: Where to compute; auto takes a GPU where there is one.
     """
     sampling = Sampling(temperature, top_k, top_p, greedy)
+    _check(seed, other, other_revision, weight, other_weight)
     first = _open(model, revision, device)
     next_token: NextToken = Continuation(first.model, first.context)
     if other is not None:
-        check_weights(weight, other_weight)
         second = _open(other, other_revision, device)
         _check_same_tokens(model, first, other, second)
         next_token = Contrast(next_token, Continuation(second.model, second.context), weight, other_weight)
-    elif other_revision is not None:
-        raise InputError("other_revision is of the second model: name one by --other")
     prompt_ids = first.encode([prompt])[0]
     place = first.model.body.embedding.weight.device
     generator = torch.Generator(place).manual_seed(seed)
@@ -72,6 +70,16 @@ def generate(
     for token in continued(ids, next_token, sampling, max_tokens, first.stops, generator):
         _show(stream.add(token))
     _show(stream.rest() + "\n")
+
+
+def _check(
+    seed: int, other: str | None, other_revision: str | None, weight: float, other_weight: float
+) -> None:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}; it must be at least 0 and below 2^63")
+    check_weights(weight, other_weight)
+    if other is None and (other_revision, weight, other_weight) != (None, 1.0, -1.0):
+        raise InputError("other_revision, weight and other_weight need a second model: name one by --other")
 
 
 def _open(source: str, revision: str | None, device: Device) -> TextModel:

@@ -130,7 +130,7 @@ def diagnose_suite(
             raise InputError(f"{suite}: {len(rows)} checkpoints could be read, two are needed. {notes[0]}")
         _compare(rows, Path(kept))
     found = Suite(
-        name=suite,
+        name=Path(suite).resolve().name if Path(suite).is_dir() else suite,
         text=text.name,
         tokens=text.size,
         table=_write_table(rows, output),

@@ -195,8 +195,7 @@ def _suite(table: pd.DataFrame, against: str) -> Drawn | None:
             axes.plot(rows[against], rows[column], color=COLOURS[0], marker="o")
             axes.set(title=title, ylabel=unit, xlabel=against)
             if against == "step":
-                axes.set_xscale("symlog", linthresh=max(1, _least(rows["step"])))
-                axes.xaxis.set_major_formatter(plain)
+                _step_axis(axes, rows["step"])
             else:
                 axes.invert_xaxis()
     over = "steps" if against == "step" else "loss"
@@ -219,13 +218,12 @@ def _suite_layers(table: pd.DataFrame) -> Drawn | None:
         return None
     chosen = _spread(columns, 6)
     with in_style():
-        figure, axes = _single()
+        figure, (axes,) = panels(1, 1, 3.2)
         palette = Palette([name.removeprefix("cka/") for name in chosen])
         for name in chosen:
             line = palette.line(name.removeprefix("cka/"))
             axes.plot(known["step"], known[name], marker="o", **line)
-        axes.set_xscale("symlog", linthresh=max(1, _least(known["step"])))
-        axes.xaxis.set_major_formatter(plain)
+        _step_axis(axes, known["step"])
         axes.set(xlabel="step", ylabel="linear CKA to the last state")
         legend(figure, palette.handles(), 3)
     return Drawn(
@@ -243,9 +241,15 @@ def _single() -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _least(steps: pd.Series[float]) -> float:
+def _step_axis(axes: Axes, steps: pd.Series[float]) -> None:
+    """Logarithmic from the first step above 0 on, with ticks within a decade where there are few."""
     positive = steps[steps > 0]
-    return float(positive.min()) if len(positive) else 1.0
+    first, last = (positive.min(), positive.max()) if len(positive) else (1, 1)
+    within = (1,) if last > 100 * first else (1, 2, 5)
+    ticks = [m * 10**k for k in range(len(f"{last:.0f}")) for m in within if first <= m * 10**k <= last]
+    axes.set_xscale("symlog", linthresh=first)
+    axes.set_xticks([*([0] if (steps == 0).any() else []), *ticks])
+    axes.xaxis.set_major_formatter(plain)
 
 
 def _spread(names: Sequence[str], count: int) -> list[str]:
