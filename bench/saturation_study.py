@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from rankbound.analysis.contrasts import rank_contrasts
-from rankbound.analysis.intervals import holm
+from rankbound.analysis.intervals import Estimate, holm
 from rankbound.analysis.saturation import Saturation
 from rankbound.corpora.corpus import Corpus
 from rankbound.report import style
@@ -159,8 +159,18 @@ def _late_claim(cells: Sequence[Cell], attribute: str, claim: str, quantity: str
     yield (
         f"{claim} From a quarter of training to its end {quantity} "
         f"{_counted(up, 'rises')}, {_counted(down, 'falls')}, and can be told from neither in "
-        f"{len(cells) - len(told)} of {len(cells)} (Holm's correction over the settings)."
+        f"{len(cells) - len(told)} of {len(cells)} (Holm's correction over the settings). Intervals one by "
+        f"one are above zero in {_counted_names(cells, found, 1)} and below in "
+        f"{_counted_names(cells, found, -1)}."
     )
+
+
+def _counted_names(cells: Sequence[Cell], found: Sequence[Estimate], side: int) -> str:
+    """How many late changes are told to be on that side of zero without correction, and whose."""
+    names = [
+        c.name for c, one in zip(cells, found, strict=True) if min(side * one.low, side * one.high) > 0
+    ]
+    return f"{len(names)}" + (f" ({'; '.join(names)})" if names else "")
 
 
 def _counted(names: Sequence[str], what: str) -> str:
@@ -188,7 +198,8 @@ def _rank_claim(evidence: Evidence) -> Iterator[str]:
     )
     yield (
         f"**The rank of the head is what costs.** Shown for the loss, by heads that set it: {said}. That "
-        "is a loss of the whole of training, not one that comes late."
+        "is a loss of the whole of training, not one that comes late. A body that is taught in full by a "
+        "head that reads at rank 4 is worse than one taught at that rank too."
     )
 
 
@@ -196,10 +207,12 @@ LIMITS = """
 - Three seeds: an interval over them is some 2.5 deviations of one run wide on either side. What "could not
   tell" may be an effect of that size.
 - The published saturation was seen in models of 14 to 410 million parameters with 700 to 21,000 tokens a
-  parameter, on text that is not repeated. These have at most 231 thousand, see their text about four times
-  and end at 70 to 1,200 tokens a parameter, so a rise that comes later than that is not excluded.
+  parameter, on text that is not repeated. These are 60 and more times smaller, see their text several times
+  and stop far short of the 21,000 tokens a parameter of the smallest, so a rise that comes later is not
+  excluded.
 - One corpus (presidents' addresses), one vocabulary, one rate. Confounders were varied one at a time, for
   the plain head of the two narrowest widths only; the other heads were run at widths 8 and 16 only.
+- Three widths are too short a law: its interval at the fourth spans nearly all that a loss can be.
 - Budgets of heads are not matched: a mixture has 1.1 times the parameters, a factorised head fewer."""
 
 LOSS_TEXT = """

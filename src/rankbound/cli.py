@@ -299,7 +299,14 @@ def _train(command: str, args: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch.*")
     # LightningCLI and the processes that its strategies launch both read the command line itself.
     sys.argv[1:] = [command, *args]
-    TrainingCLI()
+    TrainingCLI(_start_from)
+
+
+def _start_from(*model: Any) -> None:
+    """`--init_weights`; what reads models from elsewhere is imported where one is named."""
+    from rankbound.pretrained.initial import start_from
+
+    start_from(*model)
 
 
 def _underscored(arg: str) -> str:

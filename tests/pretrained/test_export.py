@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
+import shutil
 
 import pytest
 import torch
 import yaml
 
-from rankbound import InputError
+from rankbound import InputError, load_run
+from rankbound.cli import main
+from rankbound.pretrained.card import model_card
 from rankbound.pretrained.export import export
 from rankbound.pretrained.load import load_pretrained
 
@@ -15,23 +19,24 @@ transformers = pytest.importorskip("transformers")
 
 SMALL = [
     *("--data.window", 16, "--data.batch_size", 4, "--data.valid_windows", 12),
-    *("--model.hidden_size", 16, "--model.num_attention_heads", 2, "--model.num_hidden_layers", 1),
     *("--model.total_steps", 20, "--model.optimizer.learning_rate", 0.02, "--model.compile", "never"),
-    *("--checkpoints.every", 10, "--recorder.probe_windows", 4),
+    *("--checkpoints.every", 10, "--recorder.probe_windows", 4, "--trainer.accelerator", "cpu"),
 ]
+BODY = ("--model.hidden_size", 16, "--model.num_attention_heads", 2, "--model.num_hidden_layers", 1)
 MIXTURE = ("--model.head", "MixtureOfSoftmaxes", "--model.head.components", 2)
 
 
 @pytest.fixture(scope="module")
 def runs(corpus, tmp_path_factory):
     """A run with a linear head and one with a mixture."""
-    from tests.conftest import CommandLine
-
     folder = tmp_path_factory.mktemp("runs")
-    rankbound = CommandLine(folder)
-    rankbound("fit", "--data.corpus", corpus, *SMALL, "--run_dir", "linear")
-    rankbound("fit", "--data.corpus", corpus, *SMALL, *MIXTURE, "--run_dir", "mixture")
+    rankbound("fit", "--data.corpus", corpus, *SMALL, *BODY, "--run_dir", folder / "linear")
+    rankbound("fit", "--data.corpus", corpus, *SMALL, *BODY, *MIXTURE, "--run_dir", folder / "mixture")
     return folder
+
+
+def rankbound(*args):
+    main([str(arg) for arg in args])
 
 
 def tokens(model, length=24):
@@ -75,6 +80,39 @@ def test_a_run_in_transformers_and_back(runs, tmp_path):
         assert torch.equal(back.model(some), ours)
     assert (back.context, back.end_of_text, back.stops) == (16, 0, (0,))
     assert back.tokenizer.to_str() == found.tokenizer.to_str()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["linear", "mixture"])
+def test_training_goes_on_where_the_exported_model_was(head, runs, corpus, tmp_path, capsys):
+    folder, on = export(str(runs / head), tmp_path / "out"), tmp_path / "on"
+    settings = ["--config", folder / "training.yaml", "--data.corpus", corpus, *SMALL]
+    settings += ["--model.optimizer.learning_rate", 0.004, "--checkpoints.keep_recorded", "true"]
+    rankbound("fit", *settings, "--init_weights", folder, "--run_dir", on)
+    capsys.readouterr()
+    before = load_run(runs / head).summary
+    rankbound("validate", "--config", on / "config.yaml", "--ckpt_path", on / "step=0.ckpt")
+    shown = re.search(r"valid/loss\s+│\s+([\d.]+)", capsys.readouterr().out)
+    assert float(shown[1]) == pytest.approx(before["valid/loss"], rel=1e-6)
+    start, source = load_pretrained(str(on), "step0").model, load_pretrained(str(runs / head)).model
+    for name, value in start.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+    after = load_run(on).summary
+    assert after["valid/loss"] < before["valid/loss"]
+    assert f"| Started from the weights of | {folder} |" in model_card(load_pretrained(str(on)), True)
+    again, from_run = tmp_path / "again", tmp_path / "from_run"
+    rankbound("fit", *settings, "--init_weights", runs / head / "last.ckpt", "--run_dir", from_run)
+    assert load_run(from_run).series("train/loss").equals(load_run(on).series("train/loss"))
+    (folder / "model.safetensors").write_bytes(  # a run that is resumed needs it no more
+        (export(str(runs / head), tmp_path / "early", "step10") / "model.safetensors").read_bytes()
+    )
+    shutil.copytree(on, again)
+    rankbound("fit", "--config", on / "config.yaml", "--ckpt_path", again / "step=16.ckpt")
+    assert load_run(again).summary["valid/loss"] == after["valid/loss"]
+    with pytest.raises(SystemExit):
+        rankbound("fit", "--config", on / "config.yaml", "--run_dir", tmp_path / "other")
+    assert "no longer holds the weights that the config was recorded with" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow
@@ -122,8 +160,6 @@ def test_the_card_has_the_run_s_figures(runs, tmp_path):
 
 @pytest.mark.slow
 def test_a_corpus_that_is_gone_or_another(runs, tmp_path, corpus):
-    import shutil
-
     run = shutil.copytree(runs / "linear", tmp_path / "run")
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(str(corpus), str(tmp_path / "gone")))

@@ -124,6 +124,12 @@ def test_a_body_goes_where_it_fits_exactly(body, expected):
     assert (found[1]["model_type"] if found else None) == expected
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_a_llama_that_rotates_a_part_of_its_heads_is_nowhere_in_transformers(share):
+    body = {"norm": "rmsnorm", "activation": "swiglu", "parallel_residual": False, "use_bias": False}
+    assert fitting_family(Architecture({"vocab_size": 50, **body, "rotary_pct": share})) is None
+
+
 def test_heads_that_no_family_has_fit_none():
     assert fitting_family(Architecture({"vocab_size": 50}, bias=True)) is None
     assert fitting_family(Architecture({"vocab_size": 50}, soft_cap=30.0)) is None

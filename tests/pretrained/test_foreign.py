@@ -69,3 +69,15 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(tmp_path):
     change_config(tmp_path, model_type="own", auto_map={"AutoModelForCausalLM": "own.Model"})
     with pytest.raises(InputError, match="code that comes with a checkpoint is not run"):
         load_foreign(str(tmp_path))
+
+
+def test_a_model_that_sees_later_tokens_is_refused(tmp_path, capfd):
+    import transformers.utils.logging as logging
+
+    sizes = SIZES | {"is_decoder": False}
+    random_model("BertConfig", sizes).save_pretrained(tmp_path)
+    capfd.readouterr()
+    logging.set_verbosity_warning()
+    with pytest.raises(InputError, match="sees the tokens that follow"):
+        load_foreign(str(tmp_path))
+    assert capfd.readouterr().err == ""  # the line above is the only one

@@ -75,8 +75,9 @@ def test_a_missing_shard(tmp_path):
     (tmp_path / gone).unlink()
     assert f"such as {gone}: download it again" in refusal(tmp_path)
     index["weight_map"]["lm_head.weight"] = "../elsewhere.safetensors"
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "lists no files of its own folder" in refusal(tmp_path)
+    for wrong in (index, {"weight_map": {"a": 1}}, {"weight_map": ["a"]}, {}):
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(wrong))
+        assert "lists no files of its own folder" in refusal(tmp_path)
 
 
 class Evil:
@@ -84,6 +85,7 @@ class Evil:
         return exec, ("raise SystemExit('code was run')",)
 
 
+@pytest.mark.filterwarnings("error")  # a second line on the terminal
 def test_pickled_code_is_not_run(folder):
     (folder / "model.safetensors").unlink()
     path = folder / "pytorch_model.bin"
@@ -114,19 +116,33 @@ def test_what_the_body_does_not_hold_names_the_other_way(folder, changes, messag
 
 def test_wrong_configs(folder):
     change_config(folder, hidden_size="wide")
-    assert "a value of the wrong kind" in refusal(folder)
+    assert "a value of the wrong kind: hidden_size is 'wide'" in refusal(folder)
     change_config(folder, hidden_size=64)
     assert "is (60, 32), its config.json makes it (60, 64)" in refusal(folder)
     change_config(folder, hidden_size=32, num_hidden_layers=0)
     assert "num_hidden_layers is 0; it must be at least 1" in refusal(folder)
-    change_config(folder, num_attention_heads=0)
-    assert "a value of the wrong kind" in refusal(folder)
+    change_config(folder, num_hidden_layers=2, num_attention_heads=0)
+    assert "a value of the wrong kind: num_attention_heads is 0" in refusal(folder)
     config = json.loads((folder / "config.json").read_text())
     del config["num_attention_heads"]
     (folder / "config.json").write_text(json.dumps(config))
     assert "config.json lacks num_attention_heads" in refusal(folder)
     (folder / "config.json").write_text("{")
     assert "config.json is not JSON" in refusal(folder)
+
+
+def test_configs_that_name_nothing_that_can_be(folder):
+    change_config(folder, eos_token_id="<end>")
+    assert "must be whole numbers" in refusal(folder)
+    change_config(folder, eos_token_id=None, vocab_size=10**15)
+    assert "a model of the sizes in its config.json does not fit into memory" in refusal(folder)
+    change_config(folder, model_type=None)
+    assert refusal(folder) == f"{folder}: its config.json names no model_type"
+
+
+def test_the_name_is_said_once(folder):
+    (folder / "model.safetensors").unlink()
+    assert refusal(folder).count(str(folder)) == 1
 
 
 def test_a_tokenizer_of_another_model(folder):
@@ -196,6 +212,16 @@ def test_a_damaged_download_is_removed_and_a_whole_one_read(folder, tmp_path, mo
     with pytest.raises(InputError, match="damaged in the local cache and is removed"):
         hub.download("a/b")
     assert not blob.exists()
+    with pytest.raises(InputError, match="holds no weights"):  # without network the link stays
+        load_pretrained("a/b")
+    named_by_git = blobs / "257cc5642cb1a054f08cc83f2d943e56fd3ebe99"  # git hash-object
+    named_by_git.write_text("foo\n")
+    (snapshot / "tokenizer_config.json").symlink_to(named_by_git)
+    hub.download("a/b")
+    named_by_git.write_text("fo")
+    with pytest.raises(InputError, match=r"tokenizer_config.json of a/b was damaged"):
+        hub.download("a/b")
+    assert not named_by_git.exists()
 
 
 def test_without_network_it_is_one_line(tmp_path, monkeypatch):

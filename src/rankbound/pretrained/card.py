@@ -66,7 +66,11 @@ def _loading(found: Pretrained, native: bool) -> Iterator[str]:
     yield "```"
     yield ""
     begin = "" if found.end_of_text is None else f" Documents begin after token {found.end_of_text}."
-    yield f"Settings to train it on are in `training.yaml`.{begin}"
+    made = "" if found.tokenizer is None else ", which `rankbound prepare --tokenizer FOLDER` makes"
+    yield (
+        "To train it on: `rankbound fit --config FOLDER/training.yaml --init_weights FOLDER --data.corpus "
+        f"CORPUS`{made}.{begin}"
+    )
 
 
 def _training(run: Run, step: int | None) -> Iterator[str]:
@@ -77,6 +81,8 @@ def _training(run: Run, step: int | None) -> Iterator[str]:
     yield f"| Corpus | {(run.config.get('derived') or {}).get('corpus_name', 'unknown')} |"
     yield f"| Its sha256 | {run.config['data'].get('corpus_sha256')} |"
     yield f"| Seed | {run.config.get('seed_everything')} |"
+    if run.config.get("init_weights"):
+        yield f"| Started from the weights of | {run.config['init_weights']} |"
     figures: Mapping[str, float] = run.summary if step is None else _figures_at(run, step)
     for name, title, form in _FIGURES:
         value = figures.get(name)

@@ -88,7 +88,7 @@ def _write(found: Pretrained, folder: Path) -> None:
     }
     _write_json(folder / CONFIG, config | ends)
     _write_tokenizer(found, folder)
-    training = {"model": _settings(found)}
+    training = {"model": {k: v for k, v in _settings(found).items() if k != "vocab_size"}}  # the corpus's
     (folder / TRAINING).write_text(yaml.safe_dump(training, sort_keys=False), encoding="utf-8")
     (folder / CARD).write_text(model_card(found, native=fitting is not None), encoding="utf-8")
 

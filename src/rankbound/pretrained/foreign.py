@@ -3,7 +3,7 @@
 What a model does between its last states and its logits is not asked of its config but tried: its logits
 on a few tokens must be c tanh((W h + b) / c), without the cap where it has none. A model that scales its
 logits besides gets the scale into W and b; one that does anything else is refused, as its head would not be
-what is measured.
+what is measured. So is one whose logits look ahead: a masked model is no predictor of the next token.
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ def _transformers_model(path: Path, config: Mapping[str, Any], name: str) -> Any
             "code that comes with a checkpoint is not run"
         )
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what is wrong is said below, in one line
     auto: Any = AutoModelForCausalLM
     try:
         model, found = auto.from_pretrained(
@@ -144,6 +145,8 @@ def _checked(model: ForeignModel) -> ForeignModel:
     """The model with its scale of logits in the head; raises where more than a scale is missing."""
     tokens = torch.arange(_TOKENS)[None] % len(model.weight)
     states, theirs = model._run(tokens)
+    if _looks_ahead(model, tokens, theirs):
+        raise InputError(f"{model.name} sees the tokens that follow: it does not predict the next one")
     ours = model.logits(states["head_input"])
     scale = float((ours * theirs).sum() / ours.square().sum())
     tolerance = 1e-4 * max(1.0, float(theirs.abs().max()))
@@ -156,3 +159,10 @@ def _checked(model: ForeignModel) -> ForeignModel:
         f"the logits of {model.name} are not a linear map of its states, nor a soft cap of one: its head "
         "cannot be measured"
     )
+
+
+def _looks_ahead(model: ForeignModel, tokens: Tensor, logits: Tensor) -> bool:
+    """Whether another last token changes the logits of those before it."""
+    others = torch.cat((tokens[:, :-1], tokens[:, :1]), dim=1)
+    changed = (model._run(others)[1] - logits)[:, :-1].abs().max()
+    return float(changed) > 1e-4 * max(1.0, float(logits.abs().max()))

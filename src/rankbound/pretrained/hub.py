@@ -2,14 +2,16 @@
 
 Design decisions:
 - huggingface_hub downloads: it resumes what was broken off and gives a file its name when it is whole.
-- Names of large files in its cache are their sha256: each is held against it once it is here, and one that
-  differs is removed, so that the next try loads it again.
+- A file's name in its cache is the hash of its content, of large files sha256 and of small ones git's: each
+  is held against it once it is here, and one that differs is removed, so that the next try loads it again.
 - Only weights, configs and tokenizers are asked for, PyTorch's own files where there are no safetensors.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from rankbound.pretrained.weights import CONFIG, INDEX, PICKLED, SAFETENSORS
 
 _TEXTS = (CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256, _GIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
 def is_hub_id(source: str) -> bool:
@@ -50,13 +52,17 @@ def _snapshot(repo: str, revision: str | None, wanted: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what went wrong is said below, in one line
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     at = f"{repo} at revision {revision}" if revision else repo
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(wanted)))
@@ -77,7 +83,7 @@ def _snapshot(repo: str, revision: str | None, wanted: Sequence[str]) -> Path:
             f"{at} is not in the local cache and the Hugging Face hub cannot be reached: "
             "give the path of a local folder, or try again with network"
         ) from failure
-    except (HfHubHTTPError, OSError) as failure:
+    except Exception as failure:  # also of the HTTP library, which differs by version
         why = " ".join(str(failure).split())[:120]
         raise InputError(
             f"{at} could not be loaded from the Hugging Face hub ({why}); try again"
@@ -86,6 +92,15 @@ def _snapshot(repo: str, revision: str | None, wanted: Sequence[str]) -> Path:
 
 def _check(path: Path, repo: str) -> None:
     blob = path.resolve()
-    if _SHA256.fullmatch(blob.name) and file_sha256(blob) != blob.name:
+    if not blob.is_file():
+        return
+    large, small = _SHA256.fullmatch(blob.name), _GIT.fullmatch(blob.name)
+    found = file_sha256(blob) if large else _git_sha1(blob.read_bytes()) if small else blob.name
+    if found != blob.name:
         blob.unlink()
         raise InputError(f"{path.name} of {repo} was damaged in the local cache and is removed: try again")
+
+
+def _git_sha1(content: bytes) -> str:
+    """Git's name of a file with this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

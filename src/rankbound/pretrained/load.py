@@ -86,7 +86,8 @@ def _from_folder(path: Path, revision: str | None, name: str, dtype: DType) -> P
     except UnsupportedError as failure:
         raise UnsupportedError(f"{name} is no model that `GPT` holds: {failure}; {_MEND}") from failure
     except InputError as failure:
-        raise InputError(f"{name}: {failure}") from failure
+        said = str(failure)
+        raise InputError(said if said.startswith(name) else f"{name}: {said}") from failure
 
 
 def _from_family(path: Path, config: Mapping[str, Any], name: str, dtype: DType) -> Pretrained:
@@ -99,7 +100,11 @@ def _from_family(path: Path, config: Mapping[str, Any], name: str, dtype: DType)
     except KeyError as failure:
         raise InputError(f"{CONFIG} lacks {failure.args[0]}") from failure
     except (TypeError, AttributeError, ZeroDivisionError) as failure:
-        raise InputError(f"{CONFIG} has a value of the wrong kind ({failure})") from failure
+        raise InputError(
+            f"{CONFIG} has a value of the wrong kind: {_suspect(config, failure)}"
+        ) from failure
+    except (RuntimeError, MemoryError) as failure:  # the allocator's
+        raise InputError(f"a model of the sizes in its {CONFIG} does not fit into memory") from failure
     fill(dict(family.slots(model)), tensors(path), family.prefix, architecture.tied)
     context = model.body.max_position_embeddings
     return Pretrained(
@@ -111,6 +116,19 @@ def _from_family(path: Path, config: Mapping[str, Any], name: str, dtype: DType)
         stops=ids(config.get("eos_token_id")),
     )
 
+
+def _suspect(config: Mapping[str, Any], failure: Exception) -> str:
+    """The size that is no whole number, or what Python says."""
+    wrong = (f"{name} is {config[name]!r}" for name in _SIZES if name in config)
+    numbers = (isinstance(config[name], int) and config[name] > 0 for name in _SIZES if name in config)
+    return next((line for line, right in zip(wrong, numbers, strict=True) if not right), str(failure))
+
+
+#: Fields of config.json that are whole numbers, in every family that has them.
+_SIZES = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("max_position_embeddings", "n_embd", "n_layer", "n_head", "n_positions"),
+)
 
 _MEND = (
     f"it holds {', '.join(sorted(all_families()))}, and `rankbound diagnose` measures any other "

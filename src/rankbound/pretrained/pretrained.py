@@ -74,4 +74,7 @@ def begins(config: Mapping[str, Any]) -> int | None:
 
 def ids(value: Any) -> tuple[int, ...]:
     """One id, several or none."""
-    return tuple(value) if isinstance(value, list) else () if value is None else (value,)
+    found = tuple(value) if isinstance(value, list) else () if value is None else (value,)
+    if not all(isinstance(token, int) for token in found):
+        raise InputError(f"the ids that begin or end its texts are {value!r}; they must be whole numbers")
+    return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,9 +64,11 @@ def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _listed(index: Path) -> list[Path]:
-    names = sorted(set((read_json(index).get("weight_map") or {}).values()))
-    if not names or any(Path(name).name != name for name in names):
+    listed = read_json(index).get("weight_map")
+    names = list(listed.values()) if isinstance(listed, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise InputError(f"{index} lists no files of its own folder")
+    names = sorted(set(names))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise InputError(
@@ -90,7 +93,8 @@ def _of_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _of_pickle(path: Path) -> Iterator[tuple[str, Tensor]]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols that it may not read
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as failure:
         raise InputError(
             f"{path} is no file of weights alone, and nothing else is read: convert it to safetensors"

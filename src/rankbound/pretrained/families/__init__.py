@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from rankbound.errors import InputError
 from rankbound.pretrained.families.architecture import Architecture
 from rankbound.pretrained.families.base import Family, UnsupportedError
 
@@ -32,9 +33,15 @@ def all_families() -> dict[str, Family]:
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
-    """The family that a config.json names; raises `UnsupportedError` where there is none."""
-    name = str(config.get("model_type"))
-    known = all_families()
+    """The family that a config.json names.
+
+    Raises:
+        UnsupportedError: there is no such family here.
+        InputError: it names none.
+    """
+    name, known = config.get("model_type"), all_families()
+    if not isinstance(name, str):
+        raise InputError("its config.json names no model_type")
     if name not in known:
         raise UnsupportedError(f"its model_type is {name}")
     return known[name]

@@ -75,8 +75,13 @@ class Architecture:
 
     def _map(self) -> tuple[Any, ...]:
         """What decides the model's map from tokens to probabilities, in one form only."""
-        body = {name: value for name, value in self.settings.items() if name not in _TRAINING}
-        rotated = body["rotary_pct"] = rotated_size(body["head_dim"], body["rotary_pct"])
-        if rotated == 0:
-            body["rotary_emb_base"] = body["rotary_scaling"] = None
-        return body, self.bias, self.soft_cap, self.tied
+        return what_it_computes(self.settings), self.bias, self.soft_cap, self.tied
+
+
+def what_it_computes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a body, all given, that decide its map from tokens to states, in one form only."""
+    body = {name: value for name, value in settings.items() if name not in _TRAINING}
+    rotated = body["rotary_pct"] = rotated_size(body["head_dim"], body["rotary_pct"])
+    if rotated == 0:
+        body["rotary_emb_base"] = body["rotary_scaling"] = None
+    return body

@@ -6,12 +6,14 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from rankbound.model.rotary import rotated_size
 from rankbound.pretrained.families.architecture import Architecture
 from rankbound.pretrained.families.base import (
     Config,
     Family,
     Slot,
     Slots,
+    UnsupportedError,
     activation,
     activation_written,
     blocks,
@@ -39,10 +41,13 @@ class Llama(Family):
 
     def read(self, config: Config) -> Architecture:
         sizes = heads(config, self.default_head_dim)
+        rope = rotary(config, sizes["head_dim"])
+        if rotated_size(sizes["head_dim"], rope["rotary_pct"]) != sizes["head_dim"]:
+            raise UnsupportedError("a part of each head rotated, which llama's own code does not do")
         bias = bool(config.get("attention_bias", False))
         body = {
             **sizes,
-            **rotary(config, sizes["head_dim"]),
+            **rope,
             "vocab_size": config["vocab_size"],
             "hidden_size": config["hidden_size"],
             "num_hidden_layers": config["num_hidden_layers"],
