@@ -84,9 +84,10 @@ def short(count: float) -> str:
 
 
 def listed(things: Sequence[object]) -> str:
-    """`a, b and c`."""
+    """`a, b and c`; `a, b; c and d` of things that have commas themselves."""
     words = [str(thing) for thing in things]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    between = "; " if any("," in word for word in words) else ", "
+    return words[0] if len(words) == 1 else f"{between.join(words[:-1])} and {words[-1]}"
 
 
 def count(number: int, noun: str) -> str:
