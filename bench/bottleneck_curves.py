@@ -17,8 +17,7 @@ from scipy import stats
 
 from bottleneck_language import row_error
 from bottleneck_matrix import final_retention
-from head_study_report import holm
-from rankbound.report.intervals import mean_interval
+from rankbound.analysis.intervals import holm, mean_interval
 from rankbound.runs import Run
 
 if TYPE_CHECKING:

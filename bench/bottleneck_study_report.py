@@ -26,7 +26,7 @@ from bottleneck_figure import svg
 from bottleneck_matrix import recorded
 from bottleneck_ranks import bullets, dates, wrapped
 from measure import machine, table
-from rankbound.report.intervals import mean_interval
+from rankbound.analysis.intervals import mean_interval
 from rankbound.runs import Run
 
 TITLES = {

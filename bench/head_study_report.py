@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from measure import machine, table
+from rankbound.analysis.intervals import holm
 from rankbound.report.facts import head_series
 from rankbound.runs import Run
 
@@ -107,16 +108,6 @@ def fit(losses: Mapping[Key, float]) -> Fit:
     }
     covariance = np.linalg.pinv(design.T @ design)[: len(names), : len(names)]
     return Fit(names, solution[: len(names)], covariance, noise, int(freedom), by_head)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values in the order given."""
-    order = np.argsort(p_values)
-    adjusted, largest = np.empty(len(p_values)), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return list(adjusted)
 
 
 def write(

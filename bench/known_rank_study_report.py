@@ -13,8 +13,8 @@ from bottleneck_ranks import bullets, dates, wrapped
 from known_rank_excess import exact_excess
 from known_rank_figure import svg
 from measure import machine, table
+from rankbound.analysis.intervals import mean_interval
 from rankbound.corpora.generated import Generated
-from rankbound.report.intervals import mean_interval
 from rankbound.runs import Run, write_json
 from rankbound.training.trained import trained_model
 

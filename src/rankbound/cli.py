@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_type_hints
 
 import rankbound
 from rankbound.errors import InputError, nearest
@@ -99,6 +100,83 @@ def _study_report(file: Path, output: Path = Path("checkpoints")) -> None:
     print(f"Report: {found.path / REPORT}")
 
 
+def diagnose(args: list[str]) -> None:
+    """is a model rank-bound, and by how many nats; with --suite, over its checkpoints"""
+    if any(arg.partition("=")[0] == "--suite" for arg in args):
+        from rankbound.pretrained.suite import diagnose_suite
+        from rankbound.report.diagnose_suite import suite_report
+
+        suite_report(*_call(diagnose_suite, "diagnose", args))
+        return
+    from rankbound.pretrained.diagnose import diagnose
+    from rankbound.report.diagnose import diagnosis_report
+
+    diagnosis_report(*_call(diagnose, "diagnose", args, one="model"))
+
+
+def evaluate(args: list[str]) -> None:
+    """minimal pairs, last words, bits per byte of any text, the harness's tasks"""
+    from rankbound.pretrained.evaluate import evaluate
+
+    _call(evaluate, "evaluate", args, one="model")
+
+
+def generate(args: list[str]) -> None:
+    """text from a model, or from what one model has over another"""
+    from rankbound.pretrained.generate import generate
+
+    _call(generate, "generate", args, one="model")
+
+
+def export(args: list[str]) -> None:
+    """a model as a folder that transformers reads, or with its head beside"""
+    print(f"The model is in {_call(_export, 'export', args, one='model')}")
+
+
+def _export(model: str, output: Path, revision: str | None = None) -> Path:
+    """Write a model as a folder.
+
+    Args:
+        model: A run folder, an exported or transformers folder, a llama2.c file, or a Hugging Face id.
+        output: The new folder.
+        revision: Of a Hugging Face id: branch, tag or commit.
+    """
+    from rankbound.pretrained.export import export
+
+    return export(model, output, revision)
+
+
+def trajectories(args: list[str]) -> None:
+    """what each token's probability does over the checkpoints of runs or suites"""
+    _call(_trajectories, "trajectories", args, several="runs")
+
+
+def _trajectories(
+    runs: list[Path],
+    output: Path = Path("checkpoints/trajectories.html"),
+    revisions: tuple[str, ...] = (),
+    text: str | None = None,
+    max_tokens: int = 16_384,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> None:
+    """Score every checkpoint and write tables and figures.
+
+    Args:
+        runs: Run folders that kept checkpoints; or suites, all of one tokenizer: folders of checkpoint
+            folders whose names end in the step, or, with revisions, Hugging Face ids.
+        output: The HTML file to write.
+        revisions: Of each id, such as [step1000,step2000], in order.
+        text: What suites are scored on, as rankbound prepare reads it.
+        max_tokens: Score no more than so many.
+        device: Where to compute; auto takes a GPU where there is one.
+    """
+    from rankbound.pretrained.trajectories import measure
+    from rankbound.report.trajectories import write_page
+
+    command = shlex.join(["rankbound", *sys.argv[1:]])
+    write_page(measure(runs, revisions, text, max_tokens, device), command, output)
+
+
 def heads(args: list[str]) -> None:
     """every head: formula, rank bounds beside measured ranks, cost"""
     from rankbound.report.heads import heads
@@ -118,7 +196,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     command.__name__: command
-    for command in (demo, prepare, language, fit, validate, study, compare, heads, dimension)
+    for command in (
+        *(demo, prepare, language, fit, validate, study, compare, diagnose, evaluate, generate, export),
+        *(trajectories, heads, dimension),
+    )
 }
 
 
@@ -161,7 +242,7 @@ def _dispatch(args: list[str]) -> None:
 
 
 def _overview() -> str:
-    lines = (f"  {name:<10} {command.__doc__}" for name, command in COMMANDS.items())
+    lines = (f"  {name:<12} {command.__doc__}" for name, command in COMMANDS.items())
     return "\n".join(
         (
             "usage: rankbound COMMAND [--help] [...]",
@@ -192,9 +273,17 @@ def _call(
     if several:
         parser.add_argument(several, nargs="+", type=Path, help="One or more.")
     if one:
-        parser.add_argument(one, type=Path, help="A study file, or the folder of a study.")
+        parser.add_argument(one, type=get_type_hints(function)[one], help=_described(function, one))
     settings = parser.instantiate(parser.parse_args(args))
     return function(**settings.as_dict())
+
+
+def _described(function: Callable[..., Any], name: str) -> str:
+    """What a function's docstring says of an argument."""
+    import docstring_parser
+
+    documented = docstring_parser.parse(function.__doc__ or "").params
+    return next((part.description or "" for part in documented if part.arg_name == name), "")
 
 
 def _train(command: str, args: list[str]) -> None:
@@ -210,7 +299,14 @@ def _train(command: str, args: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch.*")
     # LightningCLI and the processes that its strategies launch both read the command line itself.
     sys.argv[1:] = [command, *args]
-    TrainingCLI()
+    TrainingCLI(_start_from)
+
+
+def _start_from(*model: Any) -> None:
+    """`--init_weights`; what reads models from elsewhere is imported where one is named."""
+    from rankbound.pretrained.initial import start_from
+
+    start_from(*model)
 
 
 def _underscored(arg: str) -> str:

@@ -194,7 +194,7 @@ class Run:
 
     @cached_property
     def spectra(self) -> pd.DataFrame:
-        records = [json.loads(line) for line in _whole_lines(self.path / SPECTRA)]
+        records = [_json(line, self.path / SPECTRA) for line in _whole_lines(self.path / SPECTRA)]
         return pd.DataFrame(records, columns=["step", "matrix", "values"])
 
     def series(self, name: str) -> pd.Series[float]:
@@ -228,7 +228,16 @@ def _lock(file: IO[bytes]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _json(path.read_text(encoding="utf-8"), path) if path.is_file() else {}
+
+
+def _json(text: str, path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(text)
+    except json.JSONDecodeError as broken:
+        raise InputError(f"{path} is not JSON: {broken}") from broken
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path} holds no JSON object; was it written by `rankbound fit`?")
     return loaded
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rankbound.analysis.intervals import Estimate, estimate, holm, pooled, pooled_additive
+from rankbound.analysis.intervals import Estimate, estimate, holm, mean_interval, pooled, pooled_additive
 
 ordinary = st.floats(-10, 10, allow_nan=False).map(lambda v: round(v, 3))
 p_values = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=8)
@@ -78,6 +78,19 @@ def test_what_was_not_tested_does_not_count(values, at):
     with_gap = holm([*values[:at], math.nan, *values[at:]])
     assert math.isnan(with_gap.pop(at))
     assert with_gap == holm(values)
+
+
+@given(st.lists(ordinary, min_size=2, max_size=12, unique=True))
+def test_interval_of_a_mean_is_scipys(values):
+    mean, half_width = mean_interval(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert mean == pytest.approx(np.mean(values), abs=1e-12)
+    assert half_width == pytest.approx((high - low) / 2, rel=1e-6)
+
+
+def test_equal_or_single_values_have_no_interval():
+    assert np.isnan(mean_interval([1.0])[1])
+    assert np.isnan(mean_interval([1.0, 1.0])[1])
 
 
 def test_equivalence_is_two_one_sided_tests():

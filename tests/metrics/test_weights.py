@@ -115,7 +115,19 @@ def test_each_head_found_is_that_head_of_attention():
 
 
 def test_this_projects_attention_keeps_its_heads_in_thirds():
-    module = randomised(Attention(WIDTH, HEADS, True, None, 1e-5, 0.0))
+    module = Attention(
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        head_dim=WIDTH // HEADS,
+        use_bias=True,
+        qkv_bias=True,
+        qk_norm=None,
+        norm_eps=1e-5,
+        soft_cap=None,
+        dropout=0.0,
+    )
+    randomised(module)
     (circuit,) = attention_circuits(module).values()
     hidden = torch.randn(5, 1, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     still = torch.ones(1, WIDTH // HEADS).double(), torch.zeros(1, WIDTH // HEADS).double()

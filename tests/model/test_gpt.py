@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rankbound import InputError
-from rankbound.model import GPT
+from rankbound.model import GPT, RotaryScaling
 
 transformers = pytest.importorskip("transformers")
 
@@ -118,6 +118,8 @@ VARIANTS = [
     {},
     {"norm": "rmsnorm", "activation": "swiglu", "parallel_residual": False, "use_bias": False},
     {"qk_norm": True, "rotary_pct": 0.0, "init": "gpt2"},
+    {"num_key_value_heads": 1, "head_dim": 6, "attention_soft_cap": 3.0, "output_norm": "rmsnorm"},
+    {"position_embeddings": "learned", "activation": "geglu_tanh", "embedding_scale": 2.0},
 ]
 
 
@@ -176,6 +178,9 @@ def test_layers_end_in_what_forward_returns():
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"rotary_pct": 1.5}, "rotary_pct is 1.5"),
         ({"hidden_size": 8, "num_attention_heads": 8}, "no two dimensions to rotate"),
+        ({"num_key_value_heads": 3}, "choose num_key_value_heads from 1, 2, 4"),
+        ({"head_dim": 0}, "head_dim is 0"),
+        ({"attention_soft_cap": 0.0}, "attention_soft_cap is 0.0; it must be positive"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(settings, message):
@@ -186,3 +191,81 @@ def test_sizes_that_make_no_sense_are_refused(settings, message):
 def test_a_sequence_beyond_the_positions_is_refused():
     with pytest.raises(InputError, match="longer than max_position_embeddings = 8"):
         GPT(50, hidden_size=16, max_position_embeddings=8)(TOKENS)
+
+
+@pytest.mark.parametrize("kind", ["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh", "relu", "silu"])
+def test_activations_are_what_they_are_called(kind):
+    torch.manual_seed(0)
+    layer = GPT(50, hidden_size=8, num_attention_heads=2, activation=kind).blocks[0].feed_forward
+    x = torch.randn(5, 8)
+    maps = {
+        "gelu": lambda z: z * torch.special.ndtr(z),
+        "gelu_tanh": lambda z: z * torch.sigmoid(2 * (2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)),
+        "relu": lambda z: z.clamp(min=0),
+        "silu": lambda z: z * torch.sigmoid(z),
+    }
+    with torch.no_grad():
+        if hasattr(layer, "gate_inner"):
+            plain = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_tanh"}[kind]
+            gate, inner = layer.gate_inner(x).chunk(2, dim=-1)
+            expected = layer.out(maps[plain](gate) * inner)
+        else:
+            expected = layer.out(maps[kind](layer.inner(x)))
+        assert torch.allclose(layer(x), expected, atol=1e-6)
+
+
+def test_biases_are_where_the_settings_say():
+    def biases(**settings):
+        model = GPT(50, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, **settings)
+        names = ("attention.query_key_value", "attention.out", "feed_forward.out")
+        return [dict(model.blocks[0].named_modules())[name].bias is not None for name in names]
+
+    assert biases() == [True, True, True]
+    assert biases(use_bias=False) == [False, False, False]
+    assert biases(activation="swiglu") == [True, True, False]
+    assert biases(use_bias=False, qkv_bias=True) == [True, False, False]
+    assert biases(use_bias=False, feed_forward_bias=True, activation="swiglu") == [False, False, True]
+
+
+def test_learned_positions_train():
+    torch.manual_seed(0)
+    model = GPT(50, hidden_size=16, rotary_pct=0.0, position_embeddings="learned")
+    model(TOKENS).square().sum().backward()
+    seen = model.position_embedding.weight.grad.abs().sum(1) > 0
+    assert seen[:12].all()
+    assert not seen[12:].any()
+
+
+def test_shared_key_heads_are_repeated_ones():
+    """Two queries a key head: the same as a body whose keys and values are written out twice."""
+    torch.manual_seed(0)
+    shared = GPT(50, hidden_size=16, num_key_value_heads=2).eval()
+    whole = GPT(50, hidden_size=16).eval()
+    state = shared.state_dict()
+    for name in [name for name in state if "query_key_value" in name]:
+        query, key, value = state[name].split((16, 8, 8))
+        doubled = [part.unflatten(0, (2, 4)).repeat_interleave(2, 0).flatten(0, 1) for part in (key, value)]
+        state[name] = torch.cat((query, *doubled))
+    whole.load_state_dict(state)
+    for length in (12, 300):
+        tokens = torch.randint(0, 50, (2, length))
+        with torch.no_grad():
+            assert torch.allclose(shared(tokens), whole(tokens), atol=1e-5)
+
+
+def test_settings_are_what_was_given_and_what_follows():
+    model = GPT(50, hidden_size=48, num_attention_heads=6, num_key_value_heads=2, activation="swiglu")
+    worked_out = {"head_dim": 8, "intermediate_size": 192, "qkv_bias": True, "feed_forward_bias": False}
+    assert worked_out.items() <= model.settings.items()
+    again = GPT(**model.settings)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize(
+    "settings", [(0.0,), (2.0, 1.0), (2.0, 1.0, 4.0), (8.0, 4.0, 1.0, 64)], ids=lambda value: str(value)
+)
+def test_scalings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(InputError, match="rotary_scaling"):
+        RotaryScaling(*settings)

@@ -227,6 +227,19 @@ def test_heads_of_which_no_two_can_be_paired_are_not_compared(changed):
     assert "gaps.csv" not in files(page)
 
 
+def test_a_law_is_fitted_where_the_widths_are_there_and_elsewhere_they_are_named(changed):
+    def fewer(results):
+        return results[(results["model.head"] == "Linear") | (results["model.hidden_size"] < 32)]
+
+    page = render(changed(fewer, LINES[:2], (8, 16, 32, 64)), COMMAND)
+    rows = files(page)["extrapolation.csv"]
+    assert {(row["line"], row["hidden_size"]) for row in rows} == {("Linear", "8")}
+    assert (
+        "No law for Factorized(rank=8): its runs are of widths 8 and 16; a law is fitted to widths 16, 32 "
+        "and 64 and read at narrower ones." in plain(page)
+    )
+
+
 @pytest.mark.filterwarnings("error")
 def test_runs_that_diverged_or_failed_are_in_no_mean_and_are_named(changed):
     def broken(results):

@@ -8,7 +8,8 @@ import yaml
 from rankbound.cli import main
 from rankbound.errors import InputError
 from rankbound.studies import load_study
-from rankbound.study.command import gpu_names
+from rankbound.study import command
+from rankbound.study.command import gpu_names, planner_of
 
 WRONG = [
     ("study walk x.yaml", "study does run, status, report, not 'walk'"),
@@ -55,6 +56,25 @@ def test_gpus_by_name(monkeypatch):
     assert gpu_names("auto") == ()
     with pytest.raises(InputError):
         gpu_names("0,,1")
+
+
+def test_an_edit_while_runs_are_planned_is_said(corpus, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        f"base: {{data: {{corpus: {corpus}}}, model.num_attention_heads: 1}}\ntokens: 640\n"
+        "axes: {model.hidden_size: [8]}\n"
+    )
+
+    def planned_meanwhile(*arguments):
+        planner = planner_of(*arguments)
+        with file.open("a") as added:
+            added.write("seeds: [1, 2]\n")
+        return planner
+
+    monkeypatch.setattr(command, "planner_of", planned_meanwhile)
+    monkeypatch.setattr(command, "run_all", lambda *_: [])
+    command.run(file, tmp_path / "out", gpus="none")
+    assert "s.yaml was edited meanwhile; start it again" in capsys.readouterr().err
 
 
 @pytest.mark.slow

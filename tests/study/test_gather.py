@@ -80,6 +80,14 @@ def broken_summary(run_dir):
     (run_dir / "summary.json").write_text("{")
 
 
+def broken_environment(run_dir):
+    (run_dir / "environment.json").write_text("[]")
+
+
+def broken_spectra(run_dir):
+    (run_dir / "spectra.jsonl").write_text("{\n")
+
+
 def other_width(run_dir):
     text = (run_dir / "config.yaml").read_text()
     (run_dir / "config.yaml").write_text(text.replace("hidden_size: 16", "hidden_size: 12"))
@@ -101,18 +109,23 @@ DAMAGE = {
     no_metrics: "metrics.csv",
     other_columns: "does not begin with step,tokens,name,value",
     no_number: "metrics.csv: In CSV column #1",
-    broken_summary: "summary.json cannot be read",
+    broken_summary: "summary.json is not JSON",
+    broken_environment: "environment.json holds no JSON object",
+    broken_spectra: "spectra.jsonl is not JSON",
     other_width: "says model.hidden_size = 12, where this version means 16",
     other_default: "says model.dropout = 0.1, where this version means 0.0",
     a_file: "",
 }
 
 
+@pytest.mark.parametrize("gathered_before", [False, True])
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.items(), ids=[d.__name__ for d in DAMAGE])
-def test_a_damaged_or_older_run_is_named_and_left_out(planned_study, damage, message):
+def test_a_damaged_or_older_run_is_named_and_left_out(planned_study, damage, message, gathered_before):
     folder, runs = planned_study
     for run in runs:
         fill(folder, run)
+    if gathered_before:
+        assert gather(folder).problems == []
     damage(folder / runs[0].run)
     found = gather(folder)
     assert len(found.problems) == 1

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rankbound.runs import load_run
-from rankbound.study.pool import Job, Slots, log_tail, run_all, threads, was_killed, why
+from rankbound.study.pool import Job, Slots, call, log_tail, run_all, threads, was_killed, why
 from rankbound.study.worker import is_running
 
 
@@ -50,6 +51,14 @@ def test_cores_are_shared(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert threads(Slots(workers=3))["OMP_NUM_THREADS"] == "2"
     assert threads(Slots(workers=99))["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked from a server")
+def test_a_server_that_is_killed_is_replaced():
+    first = call(os.getppid, (), {})
+    os.kill(first, signal.SIGKILL)
+    second = call(os.getppid, (), {})
+    assert first != second
 
 
 def test_exit_statuses_in_words():

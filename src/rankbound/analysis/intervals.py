@@ -84,6 +84,12 @@ def estimate(values: Sequence[float], noise: Noise | None = None, confidence: fl
     return Estimate(mean, error, noise.freedom if known else 0, confidence)
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean of independent values and the half-width of its 95 % t interval; NaN where there is none."""
+    found = estimate(values)
+    return found.mean, found.half_width
+
+
 def pooled(groups: Iterable[Sequence[float]]) -> Noise:
     """Noise around the groups' own means; groups of one value add nothing."""
     known = [np.asarray(group, dtype=np.float64) for group in groups if len(group) > 1]

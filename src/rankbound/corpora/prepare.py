@@ -103,7 +103,7 @@ def prepare(
     Raises:
         InputError: No text, a setting the text cannot meet, or an output that holds something else.
     """
-    _check_settings(valid_share, test_share, max_documents, document_separator)
+    _check_settings(valid_share, test_share, max_documents)
     if tokenizer_bytes < 1 or (processes is not None and processes < 1):
         raise InputError("tokenizer_bytes and processes must be at least 1")
     settings = Settings(
@@ -151,20 +151,13 @@ def prepare(
     return made
 
 
-def _check_settings(
-    valid_share: float,
-    test_share: float,
-    max_documents: int | None,
-    document_separator: str | None,
-) -> None:
+def _check_settings(valid_share: float, test_share: float, max_documents: int | None) -> None:
     if not 0 < valid_share < 1:
         raise InputError(f"valid_share {valid_share} is no share: choose one between 0 and 1")
     if not 0 <= test_share < 1 - valid_share:
         raise InputError(
             f"test_share {test_share} beside valid_share {valid_share}: that leaves no text to train on"
         )
-    if document_separator == "":
-        raise InputError("document_separator is empty: leave it out or give at least one character")
     if max_documents is not None and max_documents < 1:
         raise InputError(f"max_documents {max_documents} is no number of documents: choose at least 1")
 

@@ -5,29 +5,58 @@ Matrices that write into the residual stream are named `out`; the initialisation
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rankbound.model.attention import Attention
+from rankbound.model.cache import KeyValues
 from rankbound.model.norm import Norm, norm_layer
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu", "geglu_tanh"]
+
+_gelu_tanh = partial(F.gelu, approximate="tanh")
+_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+_GATED: dict[str, Callable[[Tensor], Tensor]] = {
+    "swiglu": F.silu,
+    "geglu": F.gelu,
+    "geglu_tanh": _gelu_tanh,
+}
+
+
+def is_gated(activation: Activation) -> bool:
+    """Whether a gate multiplies the feed-forward layer's inner width."""
+    return activation in _GATED
 
 
 class Block(nn.Module):
-    """(B, T, D) -> (B, T, D); arguments as in `GPT`."""
+    """(B, T, D) -> (B, T, D); arguments as in `GPT`, those that follow from others worked out."""
 
     def __init__(
         self,
         hidden_size: int,
         num_attention_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
         intermediate_size: int,
         norm: Norm,
         norm_eps: float,
-        activation: Literal["gelu", "swiglu"],
+        output_norm: Norm | None,
+        activation: Activation,
         parallel_residual: bool,
         qk_norm: bool,
         use_bias: bool,
+        qkv_bias: bool,
+        feed_forward_bias: bool,
+        attention_soft_cap: float | None,
         dropout: float,
     ) -> None:
         super().__init__()
@@ -35,17 +64,26 @@ class Block(nn.Module):
         self.attention_norm = norm_layer(norm, hidden_size, norm_eps)
         self.feed_forward_norm = norm_layer(norm, hidden_size, norm_eps)
         self.attention = Attention(
-            hidden_size, num_attention_heads, use_bias, norm if qk_norm else None, norm_eps, dropout
+            hidden_size=hidden_size,
+            num_attention_heads=num_attention_heads,
+            num_key_value_heads=num_key_value_heads,
+            head_dim=head_dim,
+            use_bias=use_bias,
+            qkv_bias=qkv_bias,
+            qk_norm=norm if qk_norm else None,
+            norm_eps=norm_eps,
+            soft_cap=attention_soft_cap,
+            dropout=dropout,
         )
-        self.feed_forward: nn.Module = (
-            SwiGLU(hidden_size, intermediate_size)
-            if activation == "swiglu"
-            else GELU(hidden_size, intermediate_size, use_bias)
-        )
+        kind = GatedFeedForward if is_gated(activation) else FeedForward
+        self.feed_forward = kind(hidden_size, intermediate_size, activation, feed_forward_bias)
+        self.attention_out_norm = self._output_norm(output_norm, hidden_size, norm_eps)
+        self.feed_forward_out_norm = self._output_norm(output_norm, hidden_size, norm_eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        attended = self.dropout(self.attention(self.attention_norm(hidden), cos, sin))
+    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, past: KeyValues | None = None) -> Tensor:
+        attended = self.attention(self.attention_norm(hidden), cos, sin, past)
+        attended = self.dropout(self.attention_out_norm(attended))
         if self.parallel_residual:
             result: Tensor = hidden + attended + self._fed(hidden)
             return result
@@ -53,33 +91,44 @@ class Block(nn.Module):
         result = hidden + self._fed(hidden)
         return result
 
+    @staticmethod
+    def _output_norm(kind: Norm | None, size: int, eps: float) -> nn.Module:
+        return norm_layer(kind, size, eps) if kind else nn.Identity()
+
     def _fed(self, hidden: Tensor) -> Tensor:
-        fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
-        return fed
+        fed = self.feed_forward(self.feed_forward_norm(hidden))
+        dropped: Tensor = self.dropout(self.feed_forward_out_norm(fed))
+        return dropped
 
 
-class GELU(nn.Module):
-    """out(gelu(inner(x)))."""
+class FeedForward(nn.Module):
+    """out(f(inner(x)))."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int, use_bias: bool) -> None:
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, activation: Activation, use_bias: bool
+    ) -> None:
         super().__init__()
+        self.activation = _PLAIN[activation]
         self.inner = nn.Linear(hidden_size, intermediate_size, bias=use_bias)
         self.out = nn.Linear(intermediate_size, hidden_size, bias=use_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        fed: Tensor = self.out(F.gelu(self.inner(x)))
+        fed: Tensor = self.out(self.activation(self.inner(x)))
         return fed
 
 
-class SwiGLU(nn.Module):
-    """out(silu(gate(x)) * inner(x)) (Shazeer 2020), without biases."""
+class GatedFeedForward(nn.Module):
+    """out(f(gate(x)) * inner(x)) (Shazeer 2020)."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+    def __init__(
+        self, hidden_size: int, intermediate_size: int, activation: Activation, use_bias: bool
+    ) -> None:
         super().__init__()
-        self.gate_inner = nn.Linear(hidden_size, 2 * intermediate_size, bias=False)
-        self.out = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.activation = _GATED[activation]
+        self.gate_inner = nn.Linear(hidden_size, 2 * intermediate_size, bias=use_bias)
+        self.out = nn.Linear(intermediate_size, hidden_size, bias=use_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, inner = self.gate_inner(x).chunk(2, dim=-1)
-        fed: Tensor = self.out(F.silu(gate) * inner)
+        fed: Tensor = self.out(self.activation(gate) * inner)
         return fed

@@ -1,4 +1,4 @@
-"""A pre-norm decoder that holds Pythia's (GPT-NeoX), GPT-2-like and Llama-like bodies.
+"""A pre-norm decoder that holds Pythia's (GPT-NeoX), GPT-2's and Llama-like bodies, Gemma's among them.
 
 Design decisions:
 - The default is Pythia's block, the suite the saturation claim was made on: parallel residual,
@@ -6,6 +6,7 @@ Design decisions:
 - The body ends after the final norm. What reads it is a head's business.
 - The embedding is looked up outside `trunk`, the part that torch.compile gets: compiled, the lookup's
   gradient is summed by atomic additions in no fixed order, and a run would not repeat bit for bit.
+- Settings that follow from others are None until they are given; `settings` says what they work out to.
 - `layers` returns every hidden state; recorders call it on the uncompiled module, since hooks on a
   compiled one are silently not called.
 
@@ -14,14 +15,28 @@ Shapes: B batch, T time, D hidden size, H heads, E size of a head.
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from inspect import signature
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from rankbound.errors import InputError
-from rankbound.model.block import Block
+from rankbound.model.block import Activation, Block, is_gated
+from rankbound.model.cache import Cache
 from rankbound.model.norm import Norm, norm_layer
-from rankbound.model.rotary import rotary_table, rotated_size
+from rankbound.model.rotary import RotaryScaling, rotary_table, rotated_size
+
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+)
 
 
 class GPT(nn.Module):
@@ -31,17 +46,28 @@ class GPT(nn.Module):
         vocab_size: number of tokens.
         hidden_size: D, width of the residual stream.
         num_hidden_layers: number of blocks.
-        num_attention_heads: attention heads; must divide hidden_size.
+        num_attention_heads: attention heads; must divide hidden_size where head_dim is not given.
+        num_key_value_heads: heads of keys and values, each shared by as many queries; one a query if
+            not given.
+        head_dim: E, size of a head; hidden_size / num_attention_heads if not given.
         intermediate_size: width of the feed-forward layer; 4 x hidden_size if not given.
         max_position_embeddings: longest sequence.
         rotary_pct: share of each attention head's dimensions that is rotated, two at least; 0 for none.
         rotary_emb_base: base of the rotary frequencies.
+        rotary_scaling: slows rotary frequencies for long sequences; none if not given.
+        position_embeddings: `learned` adds a vector a position to the embedding; none if not given.
+        embedding_scale: factor of the embedding of a token; 1 if not given.
         norm: `layernorm` (with shift), `layernorm_without_shift` or `rmsnorm`.
         norm_eps: added to the variance.
-        activation: `gelu`, or `swiglu` (gated, no biases of its own).
+        output_norm: norm of what attention and feed-forward write, before it is added; none if not given.
+        activation: of the feed-forward layer: `gelu`, `gelu_tanh` (GPT-2's approximation), `relu`, `silu`,
+            or gated: `swiglu`, `geglu`, `geglu_tanh`.
         parallel_residual: attention and feed-forward both read the block's input.
         qk_norm: normalise queries and keys per head.
         use_bias: biases in attention and feed-forward layers.
+        qkv_bias: biases of queries, keys and values; as use_bias if not given.
+        feed_forward_bias: as use_bias if not given, but none where gated.
+        attention_soft_cap: c of a map z -> c tanh(z / c) of attention scores; none if not given.
         dropout: on the embedding, attention weights and both outputs of a block.
         init: `pythia` (normal 2/(5D), outputs 2/(L sqrt D)) or `gpt2` (0.02, outputs 0.02/sqrt(2L)).
     """
@@ -55,73 +81,79 @@ class GPT(nn.Module):
         hidden_size: int = 64,
         num_hidden_layers: int = 2,
         num_attention_heads: int = 4,
+        num_key_value_heads: int | None = None,
+        head_dim: int | None = None,
         intermediate_size: int | None = None,
         max_position_embeddings: int = 2048,
         rotary_pct: float = 0.25,
         rotary_emb_base: float = 10_000.0,
+        rotary_scaling: RotaryScaling | None = None,
+        position_embeddings: Literal["learned"] | None = None,
+        embedding_scale: float | None = None,
         norm: Norm = "layernorm",
         norm_eps: float = 1e-5,
-        activation: Literal["gelu", "swiglu"] = "gelu",
+        output_norm: Norm | None = None,
+        activation: Activation = "gelu",
         parallel_residual: bool = True,
         qk_norm: bool = False,
         use_bias: bool = True,
+        qkv_bias: bool | None = None,
+        feed_forward_bias: bool | None = None,
+        attention_soft_cap: float | None = None,
         dropout: float = 0.0,
         init: Literal["pythia", "gpt2"] = "pythia",
     ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        if intermediate_size is None:
-            intermediate_size = 4 * hidden_size
-        sizes = {
-            "vocab_size": vocab_size,
-            "hidden_size": hidden_size,
-            "num_hidden_layers": num_hidden_layers,
-            "num_attention_heads": num_attention_heads,
-            "intermediate_size": intermediate_size,
-            "max_position_embeddings": max_position_embeddings,
-        }
-        _check(sizes, dropout, rotary_pct)
+        _check(settings)
+        settings = self.settings = resolved(settings)
         self.hidden_size = hidden_size
         self.max_position_embeddings = max_position_embeddings
+        self.embedding_scale = embedding_scale
         self.embedding = nn.Embedding(vocab_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            Block(
-                hidden_size=hidden_size,
-                num_attention_heads=num_attention_heads,
-                intermediate_size=intermediate_size,
-                norm=norm,
-                norm_eps=norm_eps,
-                activation=activation,
-                parallel_residual=parallel_residual,
-                qk_norm=qk_norm,
-                use_bias=use_bias,
-                dropout=dropout,
-            )
-            for _ in range(num_hidden_layers)
-        )
+        of_blocks = {name: settings[name] for name in signature(Block).parameters}
+        self.blocks = nn.ModuleList(Block(**of_blocks) for _ in range(num_hidden_layers))
         self.final_norm = norm_layer(norm, hidden_size, norm_eps)
-        rotated = rotated_size(hidden_size // num_attention_heads, rotary_pct)
-        cos, sin = rotary_table(max_position_embeddings, rotated, rotary_emb_base)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.position_embedding = (
+            nn.Embedding(max_position_embeddings, hidden_size) if position_embeddings else None
+        )
+        for name, table in zip(("cos", "sin"), self.rotary_tables(), strict=True):
+            self.register_buffer(name, table, persistent=False)
         self._initialise(init)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.trunk(self.embed(tokens))
+    def rotary_tables(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines by position, each (max_position_embeddings, rotated), float32."""
+        rotated = rotated_size(self.settings["head_dim"], self.settings["rotary_pct"])
+        base, scaling = self.settings["rotary_emb_base"], self.settings["rotary_scaling"]
+        return rotary_table(self.max_position_embeddings, rotated, base, scaling)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """(B, T) -> (B, T, D)."""
-        if tokens.shape[1] > self.max_position_embeddings:
+    def cache(self) -> Cache:
+        """An empty one, to give to `forward` with one part of a text after another."""
+        return Cache(len(self.blocks))
+
+    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """With a `cache`, whose model is in evaluation mode, `tokens` follow those that it has read."""
+        return self.trunk(self.embed(tokens, cache.length if cache else 0), cache)
+
+    def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
+        """(B, T) -> (B, T, D); the first is at position `start`."""
+        end = start + tokens.shape[1]
+        if end > self.max_position_embeddings:
             raise InputError(
-                f"a sequence of {tokens.shape[1]} tokens is longer than "
+                f"a sequence of {end} tokens is longer than "
                 f"max_position_embeddings = {self.max_position_embeddings}"
             )
         embedded: Tensor = self.embedding(tokens)
+        if self.embedding_scale is not None:
+            embedded = embedded * self.embedding_scale
+        if self.position_embedding is not None:
+            embedded = embedded + self.position_embedding.weight[start:end]
         return embedded
 
-    def trunk(self, embedded: Tensor) -> Tensor:
+    def trunk(self, embedded: Tensor, cache: Cache | None = None) -> Tensor:
         """Everything between the embedding and the head: (B, T, D) -> (B, T, D)."""
-        normed: Tensor = self.final_norm(self._residual_stream(embedded)[-1])
+        normed: Tensor = self.final_norm(self._residual_stream(embedded, cache)[-1])
         return normed
 
     def layers(self, tokens: Tensor) -> dict[str, Tensor]:
@@ -130,11 +162,13 @@ class GPT(nn.Module):
         states = {str(i): hidden for i, hidden in enumerate(stream)}
         return states | {"head_input": self.final_norm(stream[-1])}
 
-    def _residual_stream(self, embedded: Tensor) -> list[Tensor]:
-        cos, sin = self.cos[: embedded.shape[1]], self.sin[: embedded.shape[1]]
+    def _residual_stream(self, embedded: Tensor, cache: Cache | None = None) -> list[Tensor]:
+        start = cache.length if cache else 0
+        positions = slice(start, start + embedded.shape[1])
+        cos, sin = self.cos[positions], self.sin[positions]
         stream = [self.dropout(embedded)]
-        for block in self.blocks:
-            stream.append(block(stream[-1], cos, sin))
+        for i, block in enumerate(self.blocks):
+            stream.append(block(stream[-1], cos, sin, cache.blocks[i] if cache else None))
         return stream
 
     def _initialise(self, init: Literal["pythia", "gpt2"]) -> None:
@@ -149,23 +183,50 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
 
-def _check(sizes: dict[str, int], dropout: float, rotary_pct: float) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"{name} is {size}; it must be at least 1")
-    hidden_size, heads = sizes["hidden_size"], sizes["num_attention_heads"]
-    if hidden_size % heads:
-        divisors = [str(n) for n in range(1, hidden_size + 1) if hidden_size % n == 0]
+def resolved(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `GPT` with those that follow from others worked out."""
+    hidden_size, heads, use_bias = (settings[k] for k in ("hidden_size", "num_attention_heads", "use_bias"))
+    follows = {
+        "num_key_value_heads": heads,
+        "head_dim": hidden_size // heads,
+        "intermediate_size": 4 * hidden_size,
+        "qkv_bias": use_bias,
+        "feed_forward_bias": use_bias and not is_gated(settings["activation"]),
+    }
+    return settings | {name: value for name, value in follows.items() if settings[name] is None}
+
+
+def _check(settings: dict[str, Any]) -> None:
+    for name in SIZES:
+        if settings[name] is not None and settings[name] < 1:
+            raise InputError(f"{name} is {settings[name]}; it must be at least 1")
+    hidden_size, heads, shared = (
+        settings[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads")
+    )
+    if settings["head_dim"] is None and hidden_size % heads:
         raise InputError(
             f"hidden_size {hidden_size} is not divisible by num_attention_heads {heads}; "
-            f"choose num_attention_heads from {', '.join(divisors)}"
+            f"choose num_attention_heads from {_divisors(hidden_size)}"
         )
-    if rotary_pct > 0 and hidden_size // heads < 2:
+    if shared is not None and heads % shared:
         raise InputError(
-            f"an attention head of size {hidden_size // heads} has no two dimensions to rotate; "
+            f"num_attention_heads {heads} is not divisible by num_key_value_heads {shared}; "
+            f"choose num_key_value_heads from {_divisors(heads)}"
+        )
+    size = settings["head_dim"] or hidden_size // heads
+    if settings["rotary_pct"] > 0 and size < 2:
+        raise InputError(
+            f"an attention head of size {size} has no two dimensions to rotate; "
             "choose fewer num_attention_heads, or rotary_pct 0 for a model without positions"
         )
-    if not 0 <= dropout < 1:
-        raise InputError(f"dropout is {dropout}; it must be at least 0 and below 1")
-    if not 0 <= rotary_pct <= 1:
-        raise InputError(f"rotary_pct is {rotary_pct}; it must be between 0 and 1")
+    if not 0 <= settings["dropout"] < 1:
+        raise InputError(f"dropout is {settings['dropout']}; it must be at least 0 and below 1")
+    if not 0 <= settings["rotary_pct"] <= 1:
+        raise InputError(f"rotary_pct is {settings['rotary_pct']}; it must be between 0 and 1")
+    for name in ("attention_soft_cap", "embedding_scale"):
+        if settings[name] is not None and not 0 < settings[name] < math.inf:
+            raise InputError(f"{name} is {settings[name]}; it must be positive and finite")
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

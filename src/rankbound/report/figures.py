@@ -20,9 +20,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rankbound.analysis.intervals import mean_interval
 from rankbound.report import facts
 from rankbound.report.findings import listed
-from rankbound.report.intervals import mean_interval
 from rankbound.report.style import (
     HALF,
     INK,

@@ -11,11 +11,12 @@ Design decisions:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
 
-from rankbound.report.intervals import mean_interval
+from rankbound.analysis.intervals import mean_interval
 
 MINUS = "\N{MINUS SIGN}"
 #: Runs that share these may be ranked by their loss.
@@ -83,9 +84,10 @@ def short(count: float) -> str:
 
 
 def listed(things: Sequence[object]) -> str:
-    """`a, b and c`."""
+    """`a, b and c`; `a, b; c and d` of things that have commas themselves."""
     words = [str(thing) for thing in things]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    between = "; " if any("," in word for word in words) else ", "
+    return words[0] if len(words) == 1 else f"{between.join(words[:-1])} and {words[-1]}"
 
 
 def count(number: int, noun: str) -> str:
@@ -146,6 +148,8 @@ def _gap(first: pd.DataFrame, second: pd.DataFrame) -> str:
         difference = second["valid_loss"].mean() - first["valid_loss"].mean()
         return f"{difference:.3f} higher, a difference that may be luck"
     mean, half = mean_interval(differences)
+    if math.isnan(half):  # each seed's is the same number
+        return f"{mean:.3f} higher at every seed alike, so the seeds do not tell the two apart"
     verdict = "" if half < mean else ", so the seeds do not tell the two apart"
     return (
         f"{mean:.3f} higher (paired over {len(differences)} seeds, "

@@ -14,11 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, SymLogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from rankbound.report import facts
-from rankbound.report.style import decades, empty, note, panels, plain, styled
+from rankbound.report.style import decades, empty, note, panels, plain, plain_decades, styled
 from rankbound.report.thinning import spaced
 from rankbound.runs import Run
 
@@ -80,9 +79,7 @@ def _panel(axes: Axes, run: Run, colours: ScalarMappable) -> float:
         axes.plot((some + 1) / len(values), values[some], color=colour, linewidth=1.2)
         smallest = values[values > _ROUNDING * values[0]].min(initial=smallest or math.inf)
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_decades(axes.yaxis)
     axes.set_xlim(0, 1)
     axes.set_xlabel("index / size")
     axes.label_outer()

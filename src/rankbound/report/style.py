@@ -24,9 +24,10 @@ import numpy as np
 import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rankbound.report import facts
 from rankbound.runs import Run
@@ -218,6 +219,13 @@ def to_svg(figure: Figure, name: str) -> str:
 
 
 plain = FuncFormatter(lambda value, _: f"{value:,.0f}")
+
+
+def plain_decades(axis: Axis) -> None:
+    """A logarithmic axis of shares: its ticks are numbers, not powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def swatch(**keywords: Any) -> Line2D:

@@ -51,13 +51,13 @@ def run(
             f"workers is {workers}, runs_per_gpu {runs_per_gpu} and retries {retries}; the first two must "
             "be at least 1, the last at least 0"
         )
-    spec, found = read_spec(file), () if slurm else gpu_names(gpus)
+    spec, sha256 = read_spec(file), sha256_of(file)  # planning takes seconds, in which it may be edited
+    found = () if slurm else gpu_names(gpus)
     count = workers or (len(found) * runs_per_gpu if found else 2)
     with _alone(output / spec.name):
         planner = planner_of(spec, output, Slots(count, found, runs_per_gpu))
         for remark in planner.remarks:
             print(f"rankbound: {remark}", file=sys.stderr)
-        sha256 = sha256_of(file)
 
         def wanted(failed: Sequence[Job] = ()) -> list[Job]:
             """Runs that can be asked for by now, also written down."""

@@ -113,13 +113,20 @@ def read_curves(run_dir: Path) -> pa.Table:
 
 def _read(planned: PlannedRun, plan: Plan, folder: Path, before: _Read | None) -> _Read:
     run = Run(folder / planned.run)
-    metrics = run.path / runs.METRICS
-    mark = [metrics.stat().st_size, metrics.stat().st_mtime_ns, int((run.path / runs.SUMMARY).is_file())]
+    mark = _mark(run)
     if before is not None and before.mark == mark:
         return before
     _check_settings(planned, plan.defaults, run)
+    _ = run.environment, run.summary, run.spectra  # raise where they cannot be read
     curves = read_curves(run.path)
     return _Read(mark, curves, _facts(run, curves))
+
+
+def _mark(run: Run) -> Mark:
+    """Size and time of each file that reports read; another mark is another run."""
+    files = (runs.METRICS, runs.CONFIG, runs.ENVIRONMENT, runs.SPECTRA, runs.SUMMARY)
+    found = [(run.path / name).stat() if (run.path / name).exists() else None for name in files]
+    return [number for file in found for number in ((file.st_size, file.st_mtime_ns) if file else (0, 0))]
 
 
 def _facts(run: Run, curves: pa.Table) -> Facts:

@@ -17,8 +17,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from rankbound import runs
+from rankbound.errors import InputError
 from rankbound.study.progress import Bars, newest
 from rankbound.study.worker import end_with_parent, failure_of, log_of, work
 
@@ -34,6 +37,8 @@ T = TypeVar("T")
 
 LOOK_EVERY = 0.5  # seconds
 PRELOADED = ["rankbound.training.command", "rankbound.training.resolve", "rankbound.study.worker"]
+SERVER_ENDS = 1.0  # seconds until a killed server is known to be one
+_GONE = (EOFError, ConnectionError, BrokenProcessPool)
 SERVER_GONE = 255  # what multiprocessing says of a process whose fork server was killed
 
 
@@ -195,16 +200,39 @@ def threads(slots: Slots) -> dict[str, str]:
 
 def start(target: Callable[..., Any], args: tuple[Any, ...], environment: dict[str, str]) -> BaseProcess:
     """A process that runs `target`, forked from a server with its imports behind it where that is safe."""
-    with _variables(environment):  # libraries read them when the server imports them
+
+    def begin() -> BaseProcess:
         process: BaseProcess = _context().Process(target=target, args=args)
         process.start()
-    return process
+        return process
+
+    with _variables(environment):  # libraries read them when the server imports them
+        return _again_if_server_dies(begin)
 
 
 def call(function: Callable[..., T], args: tuple[Any, ...], environment: dict[str, str]) -> T:
     """What `function` returns, called in such a process."""
-    with _variables(environment), ProcessPoolExecutor(1, _context(), end_with_parent) as executor:
-        return executor.submit(function, *args).result()
+
+    def begin() -> T:
+        with ProcessPoolExecutor(1, _context(), end_with_parent) as executor:
+            return executor.submit(function, *args).result()
+
+    with _variables(environment):
+        return _again_if_server_dies(begin)
+
+
+def _again_if_server_dies(begin: Callable[[], T]) -> T:
+    """What `begin` returns, tried again where the server was killed before it answered."""
+    try:
+        return begin()
+    except _GONE:
+        time.sleep(SERVER_ENDS)
+        try:
+            return begin()
+        except _GONE as gone:
+            raise InputError(
+                "a process that starts runs was killed, and killed again: is memory short?"
+            ) from gone
 
 
 def _context() -> Any:

@@ -109,7 +109,9 @@ def _damaged(path: Path, problem: str) -> str:
     others = reversed(step_checkpoints(path.parent).values())
     whole = next((p for p in others if p != path and damage(p) is None), None)
     mend = (
-        f"resume from the one before it: --ckpt_path {whole}" if whole else "no whole one is left beside it"
+        f"resume from the one before it: --ckpt_path {whole}"
+        if whole
+        else f"no whole one is left beside it: remove {path.parent} to start the run again"
     )
     return f"{path} is damaged: {problem}; {mend}"
 

@@ -28,6 +28,7 @@ from rankbound.training.checkpoint_io import AtomicCheckpointIO, check_intact
 from rankbound.training.checkpoints import Checkpoints
 from rankbound.training.checks import check_trainer, complete
 from rankbound.training.evaluate import Evaluate
+from rankbound.training.initial import StartFrom, start
 from rankbound.training.match_options import MATCH_OPTIONS, add_match_options, solve_match
 from rankbound.training.measurements import DEFAULT
 from rankbound.training.memory import keep_freed_memory
@@ -60,9 +61,13 @@ class _Parser(Parser, LightningArgumentParser):
 
 
 class TrainingCLI(LightningCLI):
-    """One command line of `fit` or `validate`; running is part of making it."""
+    """One command line of `fit` or `validate`; running is part of making it.
 
-    def __init__(self) -> None:
+    `start_from` does what `--init_weights` asks for.
+    """
+
+    def __init__(self, start_from: StartFrom) -> None:
+        self._start_from = start_from
         keep_freed_memory()
         super().__init__(
             Pretraining,
@@ -98,6 +103,13 @@ class TrainingCLI(LightningCLI):
             type=Path | None,
             default=None,
             help="The run folder; checkpoints/fit/HEAD-dWIDTH-seedN if not given.",
+        )
+        parser.add_argument(
+            "--init_weights",
+            type=str | None,
+            default=None,
+            help="Start from this model's weights instead of random ones: a run or a checkpoint of it, a "
+            "folder that rankbound export or transformers wrote, or a Hugging Face id.",
         )
         parser.add_argument("--tensorboard", type=bool, default=False, help="Log to TensorBoard too.")
         parser.add_argument("--wandb", type=bool, default=False, help="Log to Weights & Biases too.")
@@ -139,6 +151,7 @@ class TrainingCLI(LightningCLI):
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if self.subcommand == "fit":
             trainer.limit_val_batches = 0  # Evaluate does it, before the checkpoint
+            start(settings, self.model.model, self.datamodule.corpus, self._start_from)
             record = RunRecord(settings.run_dir, self._run_settings(), settings.ckpt_path is not None)
             callbacks = [record, *trainer.callbacks, RandomState(), ProgressBar()]  # type: ignore[attr-defined]
             last = [c for c in callbacks if isinstance(c, Checkpoints)]

@@ -56,6 +56,9 @@ def _parser_and_defaults() -> tuple[Any, dict[str, Any]]:
 class _Schema(TrainingCLI):
     """The command line of `fit`, which parses and makes nothing."""
 
+    def __init__(self) -> None:
+        super().__init__(start_from=_nothing)
+
     def parser_of_fit(self) -> Any:
         parser = self._parser("fit")
         parser.exit_on_error = False
@@ -75,6 +78,10 @@ class _Schema(TrainingCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
+
+
+def _nothing(*_: object) -> None:
+    """Weights of a model that is never trained."""
 
 
 def _resolved(

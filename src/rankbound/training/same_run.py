@@ -15,6 +15,7 @@ from typing import Any
 
 from rankbound import runs
 from rankbound.errors import InputError
+from rankbound.training.initial import INITIAL
 from rankbound.training.known_answer import known_answer
 from rankbound.training.match import rechecked
 from rankbound.training.module import Pretraining
@@ -43,7 +44,10 @@ def derived(module: Pretraining, data: Any, settings: Mapping[str, Any]) -> dict
     if recorder := settings.get("recorder"):
         probe, _ = data.probe(recorder["probe_windows"], recorder["probe_seed"])
         worked_out["probe_sha256"] = sha256(probe.numpy().tobytes()).hexdigest()
-    if solved := (settings.get("derived") or {}).get("matched"):
+    recorded = settings.get("derived") or {}
+    if initial := recorded.get(INITIAL):
+        worked_out[INITIAL] = initial
+    if solved := recorded.get("matched"):
         worked_out["matched"] = rechecked(solved, settings["model"], module.model, data.window)
     return worked_out
 

@@ -48,6 +48,10 @@ class Reading:
     document_separator: str | None = None
     errors: Errors = "strict"
 
+    def __post_init__(self) -> None:
+        if self.document_separator == "":
+            raise InputError("document_separator is empty: leave it out or give at least one character")
+
 
 class Source(ABC):
     """Documents at an address, in a fixed order, iterable any number of times.

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rankbound.analysis.intervals import mean_interval
 from rankbound.report import facts
-from rankbound.report.intervals import mean_interval
 from rankbound.report.style import Palette
 from rankbound.report.thinning import spaced
 from rankbound.runs import Run
@@ -54,8 +54,8 @@ POINTS = 60
 
 @dataclass(frozen=True, eq=False)
 class SeedCurves:
-    """S seeds of a cell at n records: `steps` and `tokens` (n,), `values` (S, n), seeds in the runs' "
-    "order."""
+    """S seeds of a cell at n records: `steps` and `tokens` (n,), `values` (S, n), seeds in the runs'
+    order."""
 
     steps: NDArray[np.float64]
     tokens: NDArray[np.float64]
@@ -71,8 +71,8 @@ class Evidence:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """The study's table with `line`, `panel`, `loss` (nats per token) and `finished` (with a finite "
-        "loss)."""
+        """The study's table with `line`, `panel`, `loss` (nats per token) and `finished` (with a finite
+        loss)."""
         frame = self.study.results.reset_index(drop=True).copy()
         for name in ("run", "cell", "state", "seed", WIDTH, "vocab_size", LOSS):
             if name not in frame:  # of a study that has recorded nothing yet
@@ -136,8 +136,7 @@ class Evidence:
         rows = []
         for cell, group in finished.groupby("cell", sort=False):
             seeds = group.drop_duplicates("seed")
-            losses = seeds["loss"].tolist()
-            mean, half = mean_interval(losses) if len(losses) > 1 else (losses[0], np.nan)
+            mean, half = mean_interval(seeds["loss"].tolist())
             first = seeds.iloc[0]
             settings = {name: first[name] for name in ("line", "panel", WIDTH, "vocab_size", *self.axes)}
             row = {"cell": cell, "run": first["run"], **settings, "seeds": len(seeds)}

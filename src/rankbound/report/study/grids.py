@@ -103,7 +103,7 @@ def magnitude(value: float, _: object = None) -> str:
 
 
 def dodge(width: float, place: int, of: int, room: float = 0.5) -> float:
-    """A width moved aside on its logarithmic axis, so that several points at one width stand side by "
-    "side."""
+    """A width moved aside on its logarithmic axis, so that several points at one width stand side by
+    side."""
     share = 0.0 if of < 2 else place / (of - 1) - 0.5
     return float(width * 2 ** (room * share))

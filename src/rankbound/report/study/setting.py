@@ -58,6 +58,8 @@ def _extent(evidence: Evidence) -> str:
 
 def _values(column: pd.Series[Any]) -> str:
     values = list(dict.fromkeys(column.dropna()))
+    if pd.api.types.is_numeric_dtype(column):
+        values.sort()
     shown = values if len(values) <= _MOST else [*values[: _MOST - 2], "...", values[-1]]
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in shown) or "none"
 

@@ -30,8 +30,8 @@ _MOST_WORDS = 6
 
 
 def build(evidence: Evidence) -> Part:
-    """A panel an outcome: how much each level of each axis goes with it, and whether rank goes with "
-    "loss."""
+    """A panel an outcome: how much each level of each axis goes with it, and whether rank goes with
+    loss."""
     runs = _with_outcomes(evidence)
     found, notes = _fits(evidence, runs)
     if not found:
@@ -90,8 +90,8 @@ def _sentence(fit: CoOccurrence) -> str:
 
 
 def _with_outcomes(evidence: Evidence) -> pd.DataFrame:
-    """The finished runs with the outcomes that are not in the study's table, the same for a cell's "
-    "seeds."""
+    """The finished runs with the outcomes that are not in the study's table, the same for a cell's
+    seeds."""
     runs = evidence.runs[evidence.runs["finished"]].drop_duplicates(["cell", "seed"]).copy()
     cells = evidence.cells.set_index("cell")
     for name in SPECTRAL:

@@ -42,16 +42,23 @@ def build(evidence: Evidence) -> Part:
     lines, few_lines = chosen(in_order(rows, "line", evidence.lines), _MOST_LINES, "kind")
     settings, few = chosen(in_order(rows, "panel", evidence.panels), _MOST_PANELS, "setting")
     found: dict[tuple[str, str], Gap] = {}
-    notes: dict[str, None] = {}
+    without: dict[str, list[str]] = {}
     for panel in settings:
         for line in lines:
             own = rows[(rows["line"] == line) & (rows["panel"] == panel)]
-            try:
-                found[line, panel] = _gap(own, wide)
-            except InputError as unfit:
-                notes[f"No law for some settings: {unfit}."] = None
+            if own.empty:
+                continue
+            lack = _lacking(own, wide)
+            if not lack:
+                try:
+                    found[line, panel] = _gap(own, wide)
+                    continue
+                except InputError as unfit:
+                    lack = str(unfit)
+            without.setdefault(lack, []).append(_case(line, panel))
+    notes = [f"No law for {'; '.join(cases)}: {lack}." for lack, cases in without.items()]
     if not found:
-        return Part(notes=list(notes) or ["No setting has runs of enough widths."])
+        return Part(notes=notes or ["No setting has runs of enough widths."])
     data = _table(evidence, found)
     drawing = Drawing(
         "extrapolation",
@@ -66,7 +73,20 @@ def build(evidence: Evidence) -> Part:
         _draw(evidence, data, [few_lines, few]),
         data,
     )
-    return Part(verdicts=_verdicts(found), notes=list(notes), drawings=[drawing])
+    return Part(verdicts=_verdicts(found), notes=notes, drawings=[drawing])
+
+
+def _lacking(rows: pd.DataFrame, wide: list[int]) -> str:
+    """Which widths are missing for a law and for something to compare with it; nothing where none are."""
+    own = sorted(set(rows[WIDTH]))
+    enough = sum(width in wide for width in own) >= FEWEST_WIDE
+    if enough and any(width not in wide for width in own):
+        return ""
+    return f"its runs are of {_widths(own)}; a law is fitted to {_widths(wide)} and read at narrower ones"
+
+
+def _case(line: str, panel: str) -> str:
+    return line + (f", {panel}" if panel else "")
 
 
 def _widths(widths: list[int]) -> str:
@@ -125,10 +145,9 @@ def _table(evidence: Evidence, found: dict[tuple[str, str], Gap]) -> pd.DataFram
 def _verdicts(found: dict[tuple[str, str], Gap]) -> list[str]:
     above = [key for key, own in found.items() if own.interval("final")[0] > 0]
     (line, panel), first = next(iter(found.items()))
-    where = f"{line}" + (f", {panel}" if panel else "")
     return [
         f"Narrow models end above the law of the wide ones beyond its noise in {len(above)} of "
-        f"{count(len(found), 'case')} (a kind of model at one setting). {where}: {first}."
+        f"{count(len(found), 'case')} (a kind of model at one setting). {_case(line, panel)}: {first}."
     ]
 
 

@@ -18,8 +18,8 @@ _LABELS = {"parameters": "parameters", "flops": "training FLOPs", "seconds": "se
 
 
 def build(evidence: Evidence) -> Part:
-    """A panel a cost; of several vocabularies the one with most runs, as losses of others do not "
-    "compare."""
+    """A panel a cost; of several vocabularies the one with most runs, as losses of others do not
+    compare."""
     runs = with_flops(evidence.runs)
     runs = runs[runs["finished"]]
     sizes = runs["vocab_size"].value_counts()

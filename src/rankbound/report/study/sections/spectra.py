@@ -126,8 +126,8 @@ def _draw(found: dict[Place, Spectrum], notes: Sequence[str]) -> Figure:
 
 
 def _dimmest(spectra: Iterable[Spectrum]) -> int:
-    """The decade at which the colour ends: that of the least value which is not rounding, 1e-4 at the "
-    "least."""
+    """The decade at which the colour ends: that of the least value which is not rounding, 1e-4 at the
+    least."""
     values = np.concatenate([own for spectrum in spectra for own in spectrum.values()])
     return max(_DECADES, math.floor(float(values[values > _ROUNDING].min(initial=-1))))
 

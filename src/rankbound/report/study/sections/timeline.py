@@ -31,8 +31,8 @@ _ROWS = {
 
 
 def build(evidence: Evidence) -> Part:
-    """Three rows of panels over the same tokens, a column a width, at the first setting of everything "
-    "else."""
+    """Three rows of panels over the same tokens, a column a width, at the first setting of everything
+    else."""
     found = {
         "loss": evidence.loss_curves(),
         "singular entropy": evidence.over_seeds(evidence.head_series("singular_entropy")),
@@ -155,8 +155,8 @@ def _draw(evidence: Evidence, data: pd.DataFrame, widths: list[int], notes: list
 
 
 def _steps_of_turns(evidence: Evidence) -> dict[str, dict[str, float]]:
-    """By quantity and cell: where the loss's late rise begins, and where the geometry of that cell "
-    "turns."""
+    """By quantity and cell: where the loss's late rise begins, and where the geometry of that cell
+    turns."""
     losses, _ = loss_saturation(evidence)
     onsets = {cell: own.late.onset.value for cell, own in losses.items() if own.verdict == "late rise"}
     turns = {

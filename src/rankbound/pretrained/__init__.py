@@ -1,0 +1,1 @@
+"""Models from elsewhere and from runs: in and out, evaluation, generation, diagnosis."""
