@@ -32,7 +32,7 @@ TEMPERATURE = 1.0
 SOLVED = 1e-4  # nats to which the best head is found
 Case = tuple[int, int, int, float]
 #: V, R, D, and tokens as a multiple of V D: a narrow head, one that is wide enough, too little text, and
-#: the narrow head on less text. Small and with much text, so that the search has the time to find nearly all.
+#: the narrow head on less text. Small, so that the search has the time to find nearly all.
 CASES: tuple[Case, ...] = ((32, 20, 4, 1000), (32, 5, 4, 1000), (512, 64, 16, 0.01), (32, 20, 4, 200))
 
 
