@@ -15,7 +15,6 @@ Design decisions:
   head retrained.
 - Selecting the best of many on the second part does not touch the third, so the reported gain is not that
   of the luckiest.
-- The learning curve retrains the winning kind and the baseline on a half and a quarter of the documents.
 
 Shapes: N rows, D hidden size, V vocabulary.
 """
@@ -24,21 +23,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from rankbound.analysis.clusters import cluster_mean, cluster_ratio
-from rankbound.analysis.correction_shapes import Kind
 from rankbound.analysis.decomposition import decompose, moments
 from rankbound.analysis.hidden_cache import States
 from rankbound.analysis.intervals import Estimate
 from rankbound.analysis.planted import Planted
-from rankbound.analysis.probe_plan import CONTROL, CURVE, SEARCH, Clock, Parts, Plan, Search, planned
+from rankbound.analysis.probe_plan import SEARCH, Clock, Parts, Search, planned
 from rankbound.analysis.probe_problem import Problem
-from rankbound.analysis.probe_training import Schedule, Setting, Trained, train
+from rankbound.analysis.probe_search import Point, Probe, words
 from rankbound.analysis.readout import Readout
 
 __all__ = ["LEAST_POWER", "Headroom", "Point", "Search", "headroom"]
@@ -46,17 +42,7 @@ __all__ = ["LEAST_POWER", "Headroom", "Point", "Search", "headroom"]
 LEAST_POWER = 0.5
 #: Documents that a part needs for an interval.
 FEWEST = 2
-#: Shares of the documents at which the learning curve is measured.
-SHARES = (0.25, 0.5)
 _NOTHING = Estimate(math.nan, math.nan, 0)
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of the learning curve: tokens trained on, the gain there."""
-
-    tokens: int
-    gain: Estimate
 
 
 @dataclass(frozen=True)
@@ -71,6 +57,7 @@ class Headroom:
     - `curve`: gain at a quarter, a half and all of the documents; `trend` the last less the one before
     - `tokens`: of the three parts; `documents` in words
     - `parameters`: of the candidate and of the linear correction
+    - `planned_seconds`: with a second control, which not every probe needs
     - `cannot`: why there is no result at all; empty where there is
     """
 
@@ -143,7 +130,7 @@ def headroom(
     parts = plan.parts
     if say:
         say(plan.announcement(search))
-    probe = _Probe(search, parameters, plan, clock)
+    probe = Probe(seen, search, parameters, plan, clock)
 
     linear, best = probe.searched(problem, 0.0, SEARCH)
     kind = best.setting.kind
@@ -151,21 +138,16 @@ def headroom(
     gain = probe.mean(adapted - corrected)
     points, halved = probe.smaller(problem, kind)
 
-    drawn, true_nats = planted.drawn(states, probe.rows(), len(target))
-    cut = Problem(states, planted.readout, drawn, seen)
-    control_linear, control = probe.searched(cut, CURVE, CONTROL)
-    _, left, won = probe.reported(cut, control_linear, control)
-    lost = left - true_nats[parts.report]
-    power = cluster_ratio(left - won, lost, document[parts.report], search.confidence)
+    control = probe.sized_control(problem, planted, gain)
     clock.tell(1.0)
     return Headroom(
         gain=gain,
         adaptation=probe.mean(as_is - adapted),
-        power=power,
-        planted=probe.mean(lost),
+        power=control.power,
+        planted=control.planted,
         control_rank=control_rank,
         kind=kind,
-        chosen={"linear": _words(linear), kind: _words(best), "control": _words(control)},
+        chosen={"linear": words(linear), kind: words(best), "control": words(control.best)},
         curve=(*points, Point(len(parts.fit), gain)),
         trend=probe.mean(adapted - corrected - halved),
         tokens=parts.sizes,
@@ -175,80 +157,4 @@ def headroom(
         seconds=clock.elapsed,
         planned_seconds=plan.seconds,
         epochs=plan.epochs,
-    )
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """What the search, the learning curve and the control share."""
-
-    search: Search
-    parameters: int
-    plan: Plan
-    clock: Clock
-
-    @property
-    def parts(self) -> Parts:
-        return self.plan.parts
-
-    def searched(self, problem: Problem, start: float, stop: float) -> tuple[Trained, Trained]:
-        """The best linear correction and the best candidate."""
-        settings = self.search.settings(("linear", *self.search.candidates))
-        pack = self._trained(problem, settings, self.plan.steps, start, stop)
-        return _best(pack, ["linear"]), _best(pack, self.search.candidates)
-
-    def smaller(self, problem: Problem, kind: Kind) -> tuple[list[Point], Tensor]:
-        """Gains of one kind on shares of the documents, and by row (n,) on the largest of them."""
-        settings = self.search.settings(("linear", kind), SHARES)
-        steps = max(1, round(self.plan.steps * max(SHARES)))
-        pack = self._trained(problem, settings, steps, SEARCH, CURVE)
-        points = []
-        for share in SHARES:
-            of_share = [one for one in pack if one.setting.share == share]
-            _, linear, best = self.reported(problem, _best(of_share, ["linear"]), _best(of_share, [kind]))
-            count = int((self.parts.place[self.parts.fit] < share).sum())
-            points.append(Point(count, self.mean(linear - best)))
-        return points, linear - best
-
-    def _trained(
-        self, problem: Problem, settings: Sequence[Setting], steps: int, start: float, stop: float
-    ) -> list[Trained]:
-        parts, late = self.parts, self.clock.late_after(stop)
-        schedule = Schedule(steps, self.plan.batch, late=late, seed=self.search.seed)
-        told = self.clock.told(start, stop)
-        rows = parts.fit, parts.choose, parts.place
-        return train(problem, settings, self.parameters, *rows, schedule, told)
-
-    def reported(self, problem: Problem, linear: Trained, best: Trained) -> tuple[Tensor, Tensor, Tensor]:
-        """Nats of the third part, (n,) each: of the head as it is and with two corrections.
-
-        One whose best step is 0 is the head itself, to the last digit.
-        """
-        moved = [(one.correction, one.best) for one in (linear, best) if one.step]
-        head = (linear.correction, linear.correction.start)
-        nats = iter(problem.losses([head, *moved], self.parts.report).double())
-        as_is = next(nats)
-        first, second = (next(nats) if one.step else as_is for one in (linear, best))
-        return as_is, first, second
-
-    def rows(self) -> Tensor:
-        """All rows that are read."""
-        return torch.cat([self.parts.fit, self.parts.choose, self.parts.report])
-
-    def mean(self, nats: Tensor) -> Estimate:
-        """Of rows of the third part, its interval by document."""
-        return cluster_mean(nats, self.parts.document[self.parts.report], self.search.confidence)
-
-
-def _best(pack: Sequence[Trained], kinds: Sequence[str]) -> Trained:
-    return min((one for one in pack if one.setting.kind in kinds), key=lambda one: one.loss)
-
-
-def _words(one: Trained) -> str:
-    if one.step == 0:
-        return "the head as it is (step 0)"
-    setting, shape = one.setting, one.correction.shape
-    return (
-        f"{setting.kind} of size {shape.size}, rate {setting.rate:g}, penalty {setting.penalty:g}, "
-        f"step {one.step:,}"
     )

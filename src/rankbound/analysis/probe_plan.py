@@ -3,6 +3,7 @@
 Design decisions:
 - A step, a look and the control's drawing are timed on the machine as it is; epochs and, where the minutes
   are few, documents and rows are what the minutes then allow. So the time is said before it is spent.
+- The control may have to be made again at another size. The plan counts it, and says what is saved if not.
 - Each training has a deadline besides, should the machine slow down: what is best by then counts.
 - The clock is an argument, so that a test can turn it.
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from rankbound.analysis.clusters import three_parts
 from rankbound.analysis.correction_shapes import Kind, Shape
-from rankbound.analysis.planted import Planted
+from rankbound.analysis.planted import SIZED_ROWS, SIZINGS, Planted
 from rankbound.analysis.probe_problem import Problem
 from rankbound.analysis.probe_training import Schedule, Setting, Trained, gradient_step, optimizer_of
 from rankbound.analysis.readout import Readout
@@ -30,10 +31,10 @@ from rankbound.errors import InputError
 
 CANDIDATES: tuple[Kind, ...] = ("expanded", "partitioned", "mixture")
 TOKENS_A_PARAMETER, LEAST_RANK = 50, 4
-#: When the search, the learning curve and the control have to be done, as shares of the time.
-SEARCH, CURVE, CONTROL = 0.45, 0.65, 1.0
-#: Passes over the first part: the search, the control, and two kinds at two shares on half the documents.
-PASSES = 2.5
+#: When the search, the learning curve, the control and one of another size are due, as shares of the time.
+SEARCH, CURVE, CONTROL, RESIZED = 0.32, 0.46, 0.73, 1.0
+#: Passes over the first part: the search, two kinds at two shares on half the documents, both controls.
+PASSES, CONTROLS = 3.5, 2
 _FOR_TRAINING = 0.9  # of the time; the rest is for reports
 
 
@@ -145,8 +146,9 @@ class Plan:
         minutes = self.seconds / 60
         takes = f"{minutes:.1f} minutes" if minutes >= 1 else f"{self.seconds:.0f} seconds"
         return (
-            f"The probe takes about {takes} of the {search.minutes:g} minutes it may: {self.steps:,} steps "
-            f"of {self.batch:,} tokens, {self.epochs:.1f} times over {len(self.parts.fit):,} tokens"
+            f"The probe takes about {takes} of the {search.minutes:g} minutes it may, {1 / PASSES:.0%} "
+            f"less if one control is enough: {self.steps:,} steps of {self.batch:,} tokens, "
+            f"{self.epochs:.1f} times over {len(self.parts.fit):,} tokens"
         )
 
 
@@ -189,15 +191,16 @@ def planned(
     batch = min(len(parts.fit), search.batch or min(2048, max(64, len(parts.fit) // 50)))
     step, look, draw = _timed(problem, search, parameters, parts, batch, planted, clock.now)
     left = 0.85 * clock.seconds - clock.elapsed
+    draw *= CONTROLS
     chosen_by = draw + look * PASSES * (len(Schedule(1 << 20, 1).evaluated()) + 1)
-    reported = draw + 2 * look
+    reported = draw + 3 * look
     train = PASSES * step / batch
     shares = (
         _share(0.2 * left, len(parts.choose) * chosen_by),
         _share(0.2 * left, len(parts.report) * reported),
     )
     used = parts.within(1.0, *shares)
-    fixed = len(used.choose) * chosen_by + len(used.report) * reported
+    fixed = len(used.choose) * chosen_by + len(used.report) * reported + SIZINGS * SIZED_ROWS * draw
     used = parts.within(_share(left - fixed, len(parts.fit) * (draw + train)), *shares)
     rows = len(used.fit)
     fixed += rows * draw

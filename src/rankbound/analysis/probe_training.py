@@ -123,7 +123,7 @@ def optimizer_of(pack: Sequence[Trained]) -> torch.optim.Optimizer:
     for one in pack:
         one.correction.values.grad = one.correction.gradient
     groups = [{"params": [one.correction.values], "lr": one.setting.rate} for one in pack]
-    return torch.optim.Adam(groups, betas=(0.9, 0.99))
+    return torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
 
 
 def gradient_step(
