@@ -12,20 +12,19 @@ Design decisions:
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankbound.analysis.clusters import cluster_mean
 from rankbound.corpora.sources import Reading
@@ -37,6 +36,7 @@ from rankbound.pretrained.subject import Subject, load_subject
 from rankbound.pretrained.text_windows import Text, windows_of
 from rankbound.runs import CONFIG, write_once
 from rankbound.training.checkpoint_io import step_checkpoints
+from rankbound.training.initial import weights_sha256
 from rankbound.training.measurements.gradient import Retention
 from rankbound.training.measurements.head import HeadSpectrum
 from rankbound.training.measurements.states import StateGeometry
@@ -106,26 +106,12 @@ def diagnose_suite(
         raise InputError(f"output {output} is no .html file: name one")
     reading = Reading(text_field=text_field, document_separator=document_separator)
     named = _checkpoints(suite, revisions)
-    rows: list[dict[str, object]] = []
-    notes: list[str] = []
-    text: Text | None = None
+
+    def cut(subject: Subject) -> Text:
+        return windows_of(subject, corpus, tokens, window, reading)
+
     with tempfile.TemporaryDirectory() as kept:
-        for revision, source, at in named:
-            loaded = False
-            stage = f"{revision} ({len(rows) + len(notes) + 1} of {len(named)})"
-            try:
-                with Stages()(stage), _fetched(source, at):
-                    subject = load_subject(source, at)
-                    loaded = True
-                    text = text or windows_of(subject, corpus, tokens, window, reading)
-                    rows.append(_measured(subject, revision, text, rows, Path(kept), seed))
-                    del subject
-            except InputError as unread:
-                if (loaded and text is None) or (not rows and len(notes) == _PATIENCE):
-                    raise
-                notes.append(f"Not measured, {revision}: {unread}.")
-                continue
-            _write_table(rows, output)
+        rows, notes, text = _measure_all(named, cut, Path(kept), output, seed)
         if text is None or len(rows) < 2:
             raise InputError(f"{suite}: {len(rows)} checkpoints could be read, two are needed. {notes[0]}")
         _compare(rows, Path(kept))
@@ -140,13 +126,34 @@ def diagnose_suite(
     return found, output
 
 
-def weights_sha256(model: nn.Module) -> str:
-    """One hash of all parameters by name, a tied one once."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.named_parameters()):
-        digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _measure_all(
+    named: Sequence[tuple[str, str, str | None]],
+    cut: Callable[[Subject], Text],
+    kept: Path,
+    output: Path,
+    seed: int,
+) -> tuple[list[dict[str, object]], list[str], Text | None]:
+    """A row for each checkpoint that can be read, a note for each other, and the text of them all."""
+    rows: list[dict[str, object]] = []
+    notes: list[str] = []
+    text: Text | None = None
+    for revision, source, at in named:
+        loaded = False
+        stage = f"{revision} ({len(rows) + len(notes) + 1} of {len(named)})"
+        try:
+            with Stages()(stage), _fetched(source, at):
+                subject = load_subject(source, at)
+                loaded = True
+                text = text or cut(subject)
+                rows.append(_measured(subject, revision, text, rows, kept, seed))
+                del subject
+        except InputError as unread:
+            if (loaded and text is None) or (not rows and len(notes) == _PATIENCE):
+                raise
+            notes.append(f"Not measured, {revision}: {unread}.")
+            continue
+        _write_table(rows, output)
+    return rows, notes, text
 
 
 def _checkpoints(suite: str, revisions: str | None) -> list[tuple[str, str, str | None]]:

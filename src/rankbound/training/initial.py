@@ -13,6 +13,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import nn
+
 from rankbound.corpora import Corpus
 from rankbound.corpora.generated import Generated
 from rankbound.errors import InputError
@@ -45,10 +48,11 @@ def start(settings: Any, model: LanguageModel, corpus: Corpus | Generated, start
     settings.derived = {**derived, INITIAL: found}
 
 
-def weights_sha256(model: LanguageModel) -> str:
-    """One name for all weights: names, dtypes and shapes count, where they came from does not."""
+def weights_sha256(model: nn.Module) -> str:
+    """One name for all weights, a tied one once: names, dtypes and shapes count, their source does not."""
     digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
+    for name, value in sorted(model.named_parameters()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.cpu().flatten().numpy().data)
+        bytes_of = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(bytes_of.numpy().data)
     return digest.hexdigest()
