@@ -11,10 +11,12 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Any, NoReturn, get_args
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
 
+import docstring_parser
 from jsonargparse import ArgumentParser
 
 from rankbound.errors import nearest
@@ -127,3 +129,31 @@ def _concrete(base: type) -> Iterator[str]:
 def _imported(path: str) -> Any:
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
+
+
+def call(
+    function: Callable[..., Any],
+    prog: str,
+    description: str | None,
+    args: list[str],
+    several: str | None = None,
+    one: str | None = None,
+) -> Any:
+    """Call a function with its signature as a command's settings.
+
+    `several` is the argument that takes all bare words, `one` that which takes the only one.
+    """
+    parser = Parser(prog=prog, description=description)
+    parser.add_function_arguments(function, skip={word for word in (several, one) if word})
+    if several:
+        parser.add_argument(several, nargs="+", type=Path, help="One or more.")
+    if one:
+        parser.add_argument(one, type=get_type_hints(function)[one], help=_described(function, one))
+    settings = parser.instantiate(parser.parse_args(args))
+    return function(**settings.as_dict())
+
+
+def _described(function: Callable[..., Any], name: str) -> str:
+    """What a function's docstring says of an argument."""
+    documented = docstring_parser.parse(function.__doc__ or "").params
+    return next((part.description or "" for part in documented if part.arg_name == name), "")
