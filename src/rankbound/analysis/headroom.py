@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -127,11 +127,15 @@ def headroom(
     parameters = search.size_for(len(parts.fit), readout)
     planted = Planted(decompose(readout, seen), control_rank, search.seed)
     plan = planned(problem, search, parameters, parts, planted, clock)
-    parts = plan.parts
     if say:
         say(plan.announcement(search))
-    probe = Probe(seen, search, parameters, plan, clock)
+    found = _found(Probe(seen, search, parameters, plan, clock), problem, planted)
+    return replace(found, control_rank=control_rank, documents=units)
 
+
+def _found(probe: Probe, problem: Problem, planted: Planted) -> Headroom:
+    """The search, its learning curve and its control."""
+    parts, plan, clock = probe.parts, probe.plan, probe.clock
     linear, best = probe.searched(problem, 0.0, SEARCH)
     kind = best.setting.kind
     as_is, adapted, corrected = probe.reported(problem, linear, best)
@@ -145,13 +149,11 @@ def headroom(
         adaptation=probe.mean(as_is - adapted),
         power=control.power,
         planted=control.planted,
-        control_rank=control_rank,
         kind=kind,
         chosen={"linear": words(linear), kind: words(best), "control": words(control.best)},
         curve=(*points, Point(len(parts.fit), gain)),
         trend=probe.mean(adapted - corrected - halved),
         tokens=parts.sizes,
-        documents=units,
         parameters=(best.correction.shape.parameter_count, linear.correction.shape.parameter_count),
         loss=float(as_is.mean()),
         seconds=clock.elapsed,

@@ -128,6 +128,18 @@ def prepare(
         control=control,
         tokens_only_top=tokens_only_top,
     )
+    return _prepared(corpus, output, settings, word_list, processes, overwrite)
+
+
+def _prepared(
+    corpus: str,
+    output: Path | None,
+    settings: Settings,
+    word_list: Path | None,
+    processes: int | None,
+    overwrite: bool,
+) -> Corpus:
+    """The corpus of these settings, made where it is not there yet."""
     vocabulary = open_vocabulary(settings, None if word_list is None else Path(word_list))
     source = open_source(corpus, settings.reading)
     output = Path("data", f"{source.name}-{vocabulary.name}") if output is None else Path(output)

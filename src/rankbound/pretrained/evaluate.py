@@ -67,7 +67,30 @@ def evaluate(
     """
     names = [name for name in (tasks or "").split(",") if name]
     _check(blimp, lambada, text, names, task_files, limit, batch_tokens, output)
+    reading = Reading(text_field=text_field, document_separator=document_separator)
     own = TextModel.of(load_pretrained(model, revision), device)
+    figures = _on_texts(own, blimp, lambada, text, reading, limit, batch_tokens)
+    if names:
+        figures += harness_tasks(own, names, task_files, num_fewshot, limit, batch_tokens)
+    table = as_table(figures)
+    print_figures(table)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_once(output, table.to_csv(index=False, lineterminator="\n"))
+        Console(soft_wrap=True).print(f"Scores: {output}", highlight=False, markup=False)
+    return table
+
+
+def _on_texts(
+    own: TextModel,
+    blimp: str | None,
+    lambada: str | None,
+    text: str | None,
+    reading: Reading,
+    limit: int | None,
+    batch_tokens: int,
+) -> list[Figure]:
+    """What is scored without the harness."""
     figures: list[Figure] = []
     if blimp is not None:
         paradigms = read_paradigms(blimp, limit)
@@ -78,19 +101,10 @@ def evaluate(
         with _progress(f"LAMBADA, {len(passages):,} passages") as progress:
             figures += last_words(own, passages, batch_tokens, progress)
     if text is not None:
-        reading = Reading(text_field=text_field, document_separator=document_separator)
         texts = read_texts(text, reading, limit)
         with _progress(f"{text}, {len(texts):,} documents") as progress:
             figures += code_length(text, own, texts, batch_tokens, progress)
-    if names:
-        figures += harness_tasks(own, names, task_files, num_fewshot, limit, batch_tokens)
-    table = as_table(figures)
-    print_figures(table)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_once(output, table.to_csv(index=False, lineterminator="\n"))
-        Console(soft_wrap=True).print(f"Scores: {output}", highlight=False, markup=False)
-    return table
+    return figures
 
 
 def _check(
