@@ -14,7 +14,7 @@ from rankbound.analysis.diagnosis import Diagnosis
 from rankbound.analysis.headroom import Headroom, Point
 from rankbound.analysis.intervals import Estimate
 from rankbound.analysis.rank_cuts import Cut, RankCuts
-from rankbound.report.diagnose import diagnosis_report, render
+from rankbound.report.diagnose import diagnosis_report, render, summary
 from rankbound.report.diagnose_suite import suite_report
 
 CUTS = RankCuts(
@@ -73,6 +73,14 @@ def test_verdict_names_what_is_known():
     assert "loses 0.110 ± 0.021 nats when cut to rank 4" in verdict
     assert "knee is at rank 2" in verdict
     assert "2 of its 50 tokens can never be predicted, 1 undecided" in verdict
+
+
+def test_power_over_a_loss_that_may_be_none_is_not_called_small():
+    noisy = replace(FOUND, headroom=replace(PROBE, planted=Estimate(0.1, 0.2, 30)))
+    assert "known loss that the probe is tried on, 0.10" in noisy.verdict()
+    assert "cannot itself be told from none" in noisy.verdict()
+    assert "50%" not in noisy.verdict()
+    assert "(cannot tell: control within its noise)" in summary(noisy)["headroom, at least"]
 
 
 def test_verdict_without_power_or_find():

@@ -95,16 +95,24 @@ def _gain(found: Headroom | None) -> str:
             if found.gain.low > 0
             else ""
         )
-        return (
-            f"Whether a better head would gain: cannot tell {count}, since the probe won back only "
-            f"{plus_minus(found.power, percent=True)} of a known loss of {found.planted.mean:.3f} nats, "
-            f"and less than {LEAST_POWER:.0%} is too little to conclude from silence.{least}"
-        )
+        return f"Whether a better head would gain: cannot tell {count}, since {_weakness(found)}.{least}"
     if found.found:
         more = "; still rising with more text" if found.trend.low > 0 else ""
         return f"At least {plus_minus(found.gain, 'nats per token')} to gain {count} ({power}{more})."
     gain = plus_minus(found.gain, "nats per token")
     return f"No gain was found {count}: {gain} over a linear correction of the same size ({power})."
+
+
+def _weakness(found: Headroom) -> str:
+    """Why the search has no say."""
+    if not found.planted.low > 0:
+        planted = plus_minus(found.planted, "nats")
+        return f"the known loss that the probe is tried on, {planted}, cannot itself be told from none"
+    return (
+        f"the probe won back only {plus_minus(found.power, percent=True)} of a known loss of "
+        f"{found.planted.mean:.3f} nats, and less than {LEAST_POWER:.0%} is too little to conclude from "
+        "silence"
+    )
 
 
 def _cut(cuts: RankCuts | None) -> str:

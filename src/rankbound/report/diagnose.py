@@ -126,7 +126,8 @@ def _probe(found: Diagnosis) -> dict[str, str]:
         return {}
     if probe.cannot:
         return {"headroom": "cannot tell: too little text"}
-    said = "" if probe.told else f" (cannot tell: power under {LEAST_POWER:.0%})"
+    weak = f"power under {LEAST_POWER:.0%}" if probe.planted.low > 0 else "control within its noise"
+    said = "" if probe.told else f" (cannot tell: {weak})"
     return {
         "headroom, at least": plus_minus(probe.gain, "nats") + said,
         "probe power": plus_minus(probe.power, percent=True),
