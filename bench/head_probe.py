@@ -149,12 +149,11 @@ def multiply(
 ) -> None:
     """The products of a step and nothing else: the head's, then three a correction and component."""
     weight_DV, bias = readout.weight.T, torch.zeros(readout.vocab_size)
-    for block in torch.split(hidden, problem.block_rows):
-        base = problem._base[: len(block) * readout.vocab_size].view(len(block), -1)
-        torch.addmm(bias, block, weight_DV, out=base)
-        for part in torch.split(base, problem.chunk_rows):
-            for correction in corrections:
-                multiply_correction(correction, part, problem.workspace)
+    for part in torch.split(hidden, problem.chunk_rows):
+        base = problem._base[: len(part) * readout.vocab_size].view(len(part), -1)
+        torch.addmm(bias, part, weight_DV, out=base)
+        for correction in corrections:
+            multiply_correction(correction, base, problem.workspace)
 
 
 def multiply_correction(correction: Correction, base: torch.Tensor, room: torch.Tensor) -> None:

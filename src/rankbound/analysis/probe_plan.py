@@ -235,7 +235,7 @@ def _timed(
         for one in search.settings(("linear", *search.candidates))
         for correction in [problem.correction(one.kind, parameters, 0)]
     ]
-    rows, optimizer = parts.fit[: min(batch, problem.block_rows)], optimizer_of(pack)
+    rows, optimizer = parts.fit[: min(batch, problem.chunk_rows)], optimizer_of(pack)
     for _ in range(2):  # the first one warms up
         begun = now()
         gradient_step(problem, pack, rows, parts.place, {1.0: len(parts.fit)})

@@ -1,9 +1,8 @@
 """A head on frozen states as its corrections see it: chunks of whitened states with the head's logits.
 
 Design decisions:
-- The head's product is made for a block of rows, large enough that its matrix is not read anew for few of
-  them; corrections work on a chunk of the block, small enough that its logits stay in the caches from one
-  pass over them to the next.
+- A chunk is as long as memory allows within reason: shorter ones keep logits nearer, but read the head's
+  matrix and pay for every small operation once for few rows (`python bench/head_probe.py --step`).
 - States are whitened, so that one set of rates and penalties fits every model.
 
 Shapes: N rows, D hidden size, V vocabulary.
@@ -20,12 +19,12 @@ from rankbound.analysis.correction_shapes import Kind, shape_of, token_order
 from rankbound.analysis.corrections import Chunk, Correction
 from rankbound.analysis.decomposition import Moments
 from rankbound.analysis.hidden_cache import States
-from rankbound.analysis.readout import LOGITS, Readout
+from rankbound.analysis.readout import Readout
 
 #: Directions with less than this share of the mean energy are not blown up by whitening.
 RIDGE = 1e-3
-#: Logits of a chunk.
-NEAR = 3 << 19
+#: Logits of a chunk; memory holds three or, under a soft cap, five times as many.
+LOGITS = 1 << 23
 
 
 class Problem:
@@ -51,9 +50,8 @@ class Problem:
         whiten = (axes / (energy.clamp(min=0) + ridge).sqrt()) @ axes.T
         self._whiten_DD = whiten.to(readout.weight)
         self._mean_D = seen.mean.to(readout.weight)
-        self.block_rows = max(8, LOGITS // self.vocab_size)
-        self.chunk_rows = max(8, NEAR // self.vocab_size)
-        self._base = readout.weight.new_empty(self.block_rows * self.vocab_size)
+        self.chunk_rows = max(8, LOGITS // self.vocab_size)
+        self._base = readout.weight.new_empty(self.chunk_rows * self.vocab_size)
         room = self.chunk_rows * self.vocab_size * (4 if self.soft_cap else 2)
         self.workspace = readout.weight.new_empty(room)
 
@@ -64,15 +62,12 @@ class Problem:
 
     def chunks(self, rows: Tensor) -> Iterator[Chunk]:
         """Rows with the head's logits, a chunk at a time; later ones overwrite them."""
-        for block in torch.split(rows, self.block_rows):
-            hidden = self.states.take(block).to(self._weight_DV)
-            base = self._base[: len(block) * self.vocab_size].view(len(block), -1)
+        for part in torch.split(rows, self.chunk_rows):
+            hidden = self.states.take(part).to(self._weight_DV)
+            base = self._base[: len(part) * self.vocab_size].view(len(part), -1)
             torch.addmm(self._bias_V, hidden, self._weight_DV, out=base)
             states = (hidden - self._mean_D) @ self._whiten_DD
-            target = self._place_V[self.target[block]]
-            for start in range(0, len(block), self.chunk_rows):
-                part = slice(start, start + self.chunk_rows)
-                yield self._chunk(states[part], base[part], target[part])
+            yield self._chunk(states, base, self._place_V[self.target[part]])
 
     def _chunk(self, states: Tensor, base: Tensor, target: Tensor) -> Chunk:
         top = base.amax(1, keepdim=True)
