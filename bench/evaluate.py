@@ -26,7 +26,9 @@ def main() -> None:
 
     from rankbound.pretrained.minimal_pairs import read_paradigms
     from rankbound.pretrained.scoring import score
+    from rankbound.training.memory import keep_freed_memory
 
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(options.threads)
     text_model = model(options)
     paradigms = read_paradigms(options.blimp, options.pairs)

@@ -113,7 +113,9 @@ def diagnose(args: list[str]) -> None:
 def evaluate(args: list[str]) -> None:
     """minimal pairs, last words, bits per byte of any text, the harness's tasks"""
     from rankbound.pretrained.evaluate import evaluate
+    from rankbound.training.memory import keep_freed_memory
 
+    keep_freed_memory()
     _call(evaluate, "evaluate", args, one="model")
 
 

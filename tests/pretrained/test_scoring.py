@@ -9,7 +9,7 @@ from tests.pretrained.small import text_model
 
 from rankbound.errors import InputError
 from rankbound.pretrained import scoring
-from rankbound.pretrained.scoring import Piece, batches, score, sliding
+from rankbound.pretrained.scoring import Piece, score, sliding
 
 
 def one_by_one(model, piece, context):
@@ -76,14 +76,6 @@ def test_windows_score_every_token_once_with_enough_before_it(length, context, d
             scored.append(i + 1)
             assert i + 1 - window.start >= min(i + 1, context - stride + 1)
     assert scored == list(range(first, length))
-
-
-def test_batches_keep_to_their_size_and_lose_nothing():
-    pieces = random_pieces(50, count=40)
-    windows = [w for i, p in enumerate(pieces) for w in sliding(i, p, 64, 32)]
-    found = list(batches(windows, 60))
-    assert sorted(w for batch in found for w in batch) == sorted(windows)
-    assert all(len(b) == 1 or len(b) * max(w.length for w in b) <= 60 for b in found)
 
 
 def test_progress_ends_at_all_scored_tokens():

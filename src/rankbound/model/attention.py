@@ -3,8 +3,9 @@
 Design decisions:
 - PyTorch's scaled_dot_product_attention picks the kernel for the device, but on a CPU its flash kernel is
   made for long sequences: at 16 x 128 tokens, 4 heads of 32, the backward pass takes 13 ms in bfloat16
-  where three plain products and a masked softmax take 2 (`python bench/attention.py`). Short windows on a
-  CPU therefore take the plain way, whose (T, T) scores still fit the cache.
+  where three plain products and a masked softmax take 2 (`python bench/attention.py`). Short windows that
+  are trained on a CPU therefore take the plain way, whose (T, T) scores still fit the cache. Its forward
+  pass is the slower one, so without gradients the kernel is taken.
 - Heads that share keys and values (Ainslie et al. 2023) are stacked along time in the plain way: no key is
   copied, which is what sharing is for when one token is read after another.
 
@@ -53,7 +54,14 @@ class Attention(nn.Module):
         self.query_norm = norm_layer(qk_norm, head_dim, norm_eps) if qk_norm else nn.Identity()
         self.key_norm = norm_layer(qk_norm, head_dim, norm_eps) if qk_norm else nn.Identity()
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, past: KeyValues | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        past: KeyValues | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
         shared = self.num_key_value_heads
         query, key, value = rearrange(
             self.query_key_value(hidden), "b t (h e) -> b h t e", e=self.head_dim
@@ -63,28 +71,38 @@ class Attention(nn.Module):
         if past is not None:
             key, value = past.append(key, value)
         dropout = self.dropout if self.training else 0.0
-        attended = causal_attention(query, key, value, dropout, self.soft_cap)
+        attended = causal_attention(query, key, value, dropout, self.soft_cap, visible)
         mixed: Tensor = self.out(rearrange(attended, "b h t e -> b t (h e)"))
         return mixed
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, dropout: float, soft_cap: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    soft_cap: float | None = None,
+    visible: Tensor | None = None,
 ) -> Tensor:
     """softmax(Q K' / sqrt(E)) V over earlier positions: (B, H, T, E), twice (B, G, S, E) -> (B, H, T, E).
 
-    The T queries are those of the last positions. `soft_cap` c maps scores z to c tanh(z / c).
+    The T queries are those of the last positions; `visible` (B, 1, T, S) bool says what each sees where
+    that is not all before it. `soft_cap` c maps scores z to c tanh(z / c).
     """
     (heads, new), (groups, length) = query.shape[1:3], key.shape[1:3]
-    plain = query.device.type == "cpu" and (length <= CPU_SHORT_WINDOW or new == 1)
+    plain = query.device.type == "cpu" and (
+        new == 1 or (torch.is_grad_enabled() and length <= CPU_SHORT_WINDOW)
+    )
+    if visible is None and new not in (1, length):
+        visible = ~_later(new, length, query)
     if soft_cap is None and not plain:
         return F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=None if new in (1, length) else ~_later(new, length, query),
+            attn_mask=visible,
             dropout_p=dropout,
-            is_causal=new == length,
+            is_causal=visible is None and new > 1,
             enable_gqa=heads != groups,
         )
     query = query * query.shape[-1] ** -0.5
@@ -95,9 +113,9 @@ def causal_attention(
         scores = soft_cap * torch.tanh(scores / soft_cap)
     scores = scores.float()
     if new > 1:
-        later = _later(new, length, query)
+        later = _later(new, length, query) if visible is None else ~visible
         scores = scores.masked_fill(
-            later if heads == groups else later.repeat(heads // groups, 1), -torch.inf
+            later if heads == groups else torch.cat([later] * (heads // groups), -2), -torch.inf
         )
     share = scores.softmax(-1)
     attended = F.dropout(share.to(value.dtype), dropout) @ value

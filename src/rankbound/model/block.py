@@ -81,8 +81,15 @@ class Block(nn.Module):
         self.feed_forward_out_norm = self._output_norm(output_norm, hidden_size, norm_eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, cos: Tensor, sin: Tensor, past: KeyValues | None = None) -> Tensor:
-        attended = self.attention(self.attention_norm(hidden), cos, sin, past)
+    def forward(
+        self,
+        hidden: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        past: KeyValues | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        attended = self.attention(self.attention_norm(hidden), cos, sin, past, visible)
         attended = self.dropout(self.attention_out_norm(attended))
         if self.parallel_residual:
             result: Tensor = hidden + attended + self._fed(hidden)

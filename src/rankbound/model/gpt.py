@@ -26,6 +26,7 @@ from rankbound.model.block import Activation, Block, is_gated
 from rankbound.model.cache import Cache
 from rankbound.model.norm import Norm, norm_layer
 from rankbound.model.rotary import RotaryScaling, rotary_table, rotated_size
+from rankbound.model.tree import TokenTree
 
 SIZES = (
     "vocab_size",
@@ -136,6 +137,10 @@ class GPT(nn.Module):
         """With a `cache`, whose model is in evaluation mode, `tokens` follow those that it has read."""
         return self.trunk(self.embed(tokens, cache.length if cache else 0), cache)
 
+    def read_tree(self, tree: TokenTree) -> Tensor:
+        """The hidden state of every node, as if its branch alone had been read: (B, T) -> (B, T, D)."""
+        return self.trunk(self._embedded(tree.tokens, tree.positions), tree=tree)
+
     def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
         """(B, T) -> (B, T, D); the first is at position `start`."""
         end = start + tokens.shape[1]
@@ -144,16 +149,11 @@ class GPT(nn.Module):
                 f"a sequence of {end} tokens is longer than "
                 f"max_position_embeddings = {self.max_position_embeddings}"
             )
-        embedded: Tensor = self.embedding(tokens)
-        if self.embedding_scale is not None:
-            embedded = embedded * self.embedding_scale
-        if self.position_embedding is not None:
-            embedded = embedded + self.position_embedding.weight[start:end]
-        return embedded
+        return self._embedded(tokens, slice(start, end))
 
-    def trunk(self, embedded: Tensor, cache: Cache | None = None) -> Tensor:
+    def trunk(self, embedded: Tensor, cache: Cache | None = None, tree: TokenTree | None = None) -> Tensor:
         """Everything between the embedding and the head: (B, T, D) -> (B, T, D)."""
-        normed: Tensor = self.final_norm(self._residual_stream(embedded, cache)[-1])
+        normed: Tensor = self.final_norm(self._residual_stream(embedded, cache, tree)[-1])
         return normed
 
     def layers(self, tokens: Tensor) -> dict[str, Tensor]:
@@ -162,13 +162,24 @@ class GPT(nn.Module):
         states = {str(i): hidden for i, hidden in enumerate(stream)}
         return states | {"head_input": self.final_norm(stream[-1])}
 
-    def _residual_stream(self, embedded: Tensor, cache: Cache | None = None) -> list[Tensor]:
+    def _embedded(self, tokens: Tensor, positions: slice | Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(tokens)
+        if self.embedding_scale is not None:
+            embedded = embedded * self.embedding_scale
+        if self.position_embedding is not None:
+            embedded = embedded + self.position_embedding.weight[positions]
+        return embedded
+
+    def _residual_stream(
+        self, embedded: Tensor, cache: Cache | None = None, tree: TokenTree | None = None
+    ) -> list[Tensor]:
         start = cache.length if cache else 0
-        positions = slice(start, start + embedded.shape[1])
+        positions = tree.positions[:, None] if tree else slice(start, start + embedded.shape[1])
         cos, sin = self.cos[positions], self.sin[positions]
+        visible = tree.visible()[:, None] if tree else None
         stream = [self.dropout(embedded)]
         for i, block in enumerate(self.blocks):
-            stream.append(block(stream[-1], cos, sin, cache.blocks[i] if cache else None))
+            stream.append(block(stream[-1], cos, sin, cache.blocks[i] if cache else None, visible))
         return stream
 
     def _initialise(self, init: Literal["pythia", "gpt2"]) -> None:

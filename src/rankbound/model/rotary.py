@@ -70,7 +70,7 @@ def rotate(x_BHTE: Tensor, cos_TR: Tensor, sin_TR: Tensor) -> Tensor:
     first, second = turned.chunk(2, dim=-1)
     partner = torch.cat((-second, first), dim=-1)
     turned = turned * cos_TR.to(x_BHTE.dtype) + partner * sin_TR.to(x_BHTE.dtype)
-    return torch.cat((turned, passed), dim=-1)
+    return torch.cat((turned, passed), dim=-1) if passed.shape[-1] else turned
 
 
 def _scaled(frequency: Tensor, scaling: RotaryScaling) -> Tensor:

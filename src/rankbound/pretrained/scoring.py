@@ -1,15 +1,14 @@
 """Log-probabilities of tokens under any model, many texts at a time.
 
 Design decisions:
-- Texts of like length share a batch, padded on the right: attention is causal, so no state that is scored
-  ever sees the padding.
+- What texts begin with in common is read once (`packing.py`).
 - Only the scored positions reach the head: of a LAMBADA passage one word does, not eighty.
 - Everything goes through the head's `nll`, or its `log_prob` where the greedy choice is asked for, so a
   mixture is scored like a softmax.
 - A text longer than the model reads goes in windows that slide by `stride`; every token is scored once, and
   from the second window on it has at least `context - stride` tokens before it.
 
-Shapes: B texts of a batch, T tokens, D hidden size, N scored positions of a batch.
+Shapes: B rows of a batch, T tokens, D hidden size, N scored tokens of a batch.
 """
 
 from __future__ import annotations
@@ -25,9 +24,11 @@ from torch import Tensor
 
 from rankbound.errors import InputError
 from rankbound.heads import Head
+from rankbound.model.tree import TokenTree
+from rankbound.pretrained.packing import Row, Window, batches, packed, targets, together
 from rankbound.training.language_model import LanguageModel
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 4096
 # Logits at once: on a CPU a chunk that stays in the cache takes 0.6 of the time of one that does not, but
 # one of few rows would read the head's matrix too often.
 CPU_LOGITS, GPU_LOGITS, FEWEST_ROWS = 2**20, 2**26, 128
@@ -63,19 +64,6 @@ class Score(NamedTuple):
         return float(self.log_prob.sum())
 
 
-class Window(NamedTuple):
-    """Inputs `start` to `end` of a piece, those from `fresh` on scored; input i predicts token i + 1."""
-
-    piece: int
-    start: int
-    fresh: int
-    end: int
-
-    @property
-    def length(self) -> int:
-        return self.end - self.start
-
-
 def score(
     model: LanguageModel,
     pieces: Sequence[Piece],
@@ -107,17 +95,15 @@ def score(
     log_prob = [np.zeros(max(len(piece.ids) - piece.scored_from, 0)) for piece in pieces]
     right = [True if greedy else None for _ in pieces]
     done, total = 0, sum(len(values) for values in log_prob)
-    for batch in batches(windows, batch_tokens):
-        rows, hits = _score_batch(model, pieces, batch, greedy)
-        for window, values, hit in zip(batch, rows, hits, strict=True):
+    rows = packed(windows, [piece.ids for piece in pieces], batch_tokens)
+    for batch in batches(rows, batch_tokens):
+        for window, values, hit in _score_batch(model, batch, greedy):
             first = window.fresh + 1 - pieces[window.piece].scored_from
             log_prob[window.piece][first : first + len(values)] = values
             if greedy:
                 right[window.piece] = bool(right[window.piece] and hit.all())
-        done += sum(len(values) for values in rows)
+            done += len(values)
         progress(done, total)
-    if any(np.isnan(values).any() for values in log_prob):
-        raise InputError("the model gives log-probabilities that are no numbers (NaN): are its weights?")
     return [Score(values, hit) for values, hit in zip(log_prob, right, strict=True)]
 
 
@@ -130,41 +116,26 @@ def sliding(number: int, piece: Piece, context: int, stride: int) -> Iterator[Wi
         fresh, end = end, min(inputs, end + stride)
 
 
-def batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Windows by length, longest first, as many at once as stay within `batch_tokens` when padded."""
-    ordered = sorted(windows, key=lambda window: -window.length)
-    batch: list[Window] = []
-    for window in ordered:
-        if batch and (len(batch) + 1) * batch[0].length > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
-
-
 @torch.inference_mode()
 def _score_batch(
-    model: LanguageModel, pieces: Sequence[Piece], batch: Sequence[Window], greedy: bool
-) -> tuple[list[NDArray[np.float64]], list[NDArray[np.bool_]]]:
-    """Log-probabilities of each window's scored tokens, and whether each was the likeliest."""
-    shape = len(batch), batch[0].length
-    tokens_BT, targets_BT = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    scored_BT = np.zeros(shape, np.bool_)
-    for row, window in enumerate(batch):
-        ids = pieces[window.piece].ids[window.start : window.end + 1]
-        tokens_BT[row, : window.length], targets_BT[row, : window.length] = ids[:-1], ids[1:]
-        scored_BT[row, window.fresh - window.start : window.length] = True
+    model: LanguageModel, batch: Sequence[Row], greedy: bool
+) -> Iterator[tuple[Window, NDArray[np.float64], NDArray[np.bool_]]]:
+    """Each window's log-probabilities of its scored tokens, and whether each was the likeliest."""
     device = model.body.embedding.weight.device
-    hidden_BTD = model.body(torch.from_numpy(tokens_BT).to(device))
-    hidden_ND = hidden_BTD[torch.from_numpy(scored_BT).to(device)]
-    target_N = torch.from_numpy(targets_BT[scored_BT]).to(device)
-    log_prob_N, hit_N = _head_scores(model.head, hidden_ND, target_N, greedy)
-    counts = scored_BT.sum(1).tolist()
-    return (
-        [part.numpy() for part in torch.split(log_prob_N.double().cpu(), counts)],
-        [part.numpy() for part in torch.split(hit_N.cpu(), counts)],
-    )
+    wanted = targets(batch)
+    inputs = together(batch).to(device)
+    hidden_BTD = model.body.read_tree(inputs) if isinstance(inputs, TokenTree) else model.body(inputs)
+    hidden_ND = hidden_BTD.flatten(0, 1)[wanted.state.to(device)]
+    log_prob_N, hit_N = _head_scores(model.head, hidden_ND, wanted.token.to(device), greedy)
+    if log_prob_N.isnan().any():
+        raise InputError("the model gives log-probabilities that are no numbers (NaN): are its weights?")
+    log_prob = log_prob_N.double().cpu().numpy()[wanted.of_windows]
+    hits = hit_N.cpu().numpy()[wanted.of_windows]
+    end = 0
+    for row in batch:
+        for window in row.windows:
+            start, end = end, end + window.end - window.fresh
+            yield window, log_prob[start:end], hits[start:end]
 
 
 def _head_scores(head: Head, hidden_ND: Tensor, target_N: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
-"""Keep freed memory: glibc hands a step's large buffers back to the system and faults them in again.
+"""Keep freed memory: glibc hands large buffers back to the system and faults them in again.
 
-A step allocates and frees the same tens of megabytes every time. By default glibc maps large blocks afresh
-and trims the heap, so at every step pages are faulted in and zeroed: on two cores, at hidden size 128,
-4 layers and vocabulary 8,192, this took 117 ms a step where 89 do (docs/measurements.md).
+A training step, or a batch that is scored, allocates and frees the same tens of megabytes every time. By
+default glibc maps large blocks afresh and trims the heap, so each time pages are faulted in and zeroed: on
+two cores, at hidden size 128, 4 layers and vocabulary 8,192, this took 117 ms a step where 89 do
+(docs/measurements.md).
 """
 
 from __future__ import annotations
