@@ -3,6 +3,7 @@
 import pytest
 
 from rankbound.cli import main
+from rankbound.parser import call
 
 YAML = {
     "key.yaml": "model:\n  hiden_size: 3\n",
@@ -73,6 +74,10 @@ CASES = [
     ("prepare --vocab-size x", "vocab_size must be a whole number, not 'x'"),
     ("prepare --errors foo", "errors must be one of strict, replace, skip, not 'foo'"),
     ("prepare --corpus nowhere.txt", "nowhere.txt"),
+    ("prepare --overwrite --corpus nowhere.txt", "nowhere.txt"),
+    ("prepare --overwrite=maybe", "overwrite must be true or false, not 'maybe'"),
+    ("generate key.yaml Once upon", "'Once upon' is one too many: settings go by name"),
+    ("generate nowhere.ckpt", "nowhere.ckpt does not exist"),
     ("language", "name a language first; known are KnownRank, Ngram, SpamLang"),
     ("language KnownRnak", "there is no language 'KnownRnak'; did you mean KnownRank?"),
     ("language KnownRank --vocab-sise 9", "there is no setting vocab_sise; did you mean vocab_size?"),
@@ -101,6 +106,27 @@ def test_wrong_input(line, message, corpus, tmp_path, monkeypatch, capsys):
     assert len(err.splitlines()) == 1, err
     assert message in err
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(YAML)
+
+
+def _told(path: str, *, loud: bool = False, count: int = 1) -> tuple[str, bool, int]:
+    return path, loud, count
+
+
+@pytest.mark.parametrize(
+    ("args", "loud"),
+    [
+        ("a", False),
+        ("a --loud", True),
+        ("--loud a", True),
+        ("a --loud --count 2", True),
+        ("a --loud false", False),
+        ("a --loud=true", True),
+        ("--loud True a", True),
+    ],
+)
+def test_a_switch_may_stand_alone(args, loud):
+    found = call(_told, "told", None, args.split(), one="path")
+    assert found == ("a", loud, 2 if "count" in args else 1)
 
 
 def test_overview_names_every_command(capsys):

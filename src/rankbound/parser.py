@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -21,6 +22,7 @@ from jsonargparse import ArgumentParser
 
 from rankbound.errors import nearest
 
+_TOO_MANY = re.compile(r"unrecognized arguments: (?P<words>[^-].*)", re.S)
 _KEY = re.compile(r'Parser key "(?P<key>[\w.]+)"')
 _UNKNOWN = (
     re.compile(r"unrecognized arguments: --(?P<name>[\w.]+)"),
@@ -60,6 +62,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
         if unknown := pattern.search(message):
             names = (action.dest for action in _actions(parser))
             return f"there is no setting {unknown['name']}{nearest(unknown['name'], names)}"
+    if too_many := _TOO_MANY.search(message):
+        return f"{too_many['words']!r} is one too many: settings go by name, and --help lists them"
     if unknown := _UNKNOWN_OF_CLASS.search(message):
         known = list(inspect.signature(_imported(unknown["path"])).parameters)
         return (
@@ -149,8 +153,16 @@ def call(
         parser.add_argument(several, nargs="+", type=Path, help="One or more.")
     if one:
         parser.add_argument(one, type=get_type_hints(function)[one], help=_described(function, one))
-    settings = parser.instantiate(parser.parse_args(args))
+    settings = parser.instantiate(parser.parse_args([*_spelled_out(function, args)]))
     return function(**settings.as_dict())
+
+
+def _spelled_out(function: Callable[..., Any], args: list[str]) -> Iterator[str]:
+    """A switch that stands alone, such as `--greedy`, as `--greedy=true`."""
+    switches = {f"--{name}" for name, type_ in get_type_hints(function).items() if type_ is bool}
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
+        alone = arg in switches and following.lower() not in ("true", "false")
+        yield f"{arg}=true" if alone else arg
 
 
 def _described(function: Callable[..., Any], name: str) -> str:

@@ -46,7 +46,7 @@ def load_pretrained(source: str, revision: str | None = None, dtype: DType = "fl
         found = _from_file(path, revision)
     elif path.is_dir():
         found = _from_folder(path, revision, source, dtype)
-    elif is_hub_id(source):
+    elif path.suffix != ".ckpt" and is_hub_id(source):
         name = f"{source}@{revision}" if revision else source
         return _from_folder(download(source, revision), None, name, dtype)
     else:
@@ -62,6 +62,10 @@ def _from_file(path: Path, revision: str | None) -> Pretrained:
     if revision is not None:
         raise InputError(f"{path} is one file and has no revisions; leave out the revision {revision}")
     if path.suffix == ".ckpt":
+        if not (path.parent / runs.CONFIG).is_file():
+            raise InputError(
+                f"{path} is in no run folder: beside a checkpoint lies its run's {runs.CONFIG}"
+            )
         return own.from_run(runs.load_run(path.parent), path.name)
     if llama2c.looks_like(path):
         return llama2c.load(path)
