@@ -64,7 +64,7 @@ def _from_file(path: Path, revision: str | None) -> Pretrained:
     if path.suffix == ".ckpt":
         if not (path.parent / runs.CONFIG).is_file():
             raise InputError(
-                f"{path} is in no run folder: beside a checkpoint lies its run's {runs.CONFIG}"
+                f"{path} is in no run folder: its run's {runs.CONFIG} is not beside it"
             )
         return own.from_run(runs.load_run(path.parent), path.name)
     if llama2c.looks_like(path):
