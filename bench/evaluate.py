@@ -4,7 +4,8 @@
 
 BLIMP is what `rankbound evaluate --blimp` takes. One pair at a time is a plain loop: both sentences padded
 to one batch, the whole model on them, the log-probabilities of the tokens summed; one sentence at a time is
-the same without padding. The ways take turns; a ratio is the median of the rounds'.
+the same without padding. Batches read what sentences begin with in common once, and may read some padding.
+The ways take turns; a ratio is the median of the rounds'.
 """
 
 from __future__ import annotations
@@ -47,7 +48,13 @@ def main() -> None:
     scores: dict[str, list[float]] = {}
     for name in ways:
         score(text_model.model, pieces[:64], text_model.context)  # warm
+        read: list[int] = []
+        count = text_model.model.body.embedding.register_forward_pre_hook(
+            lambda _, inputs, read=read: read.append(inputs[0].numel())
+        )
         scores[name] = ways[name]()
+        count.remove()
+        print(f"{name}: {sum(read) / tokens:.2f} tokens read for each that is scored", flush=True)
     for number in range(options.rounds):
         for name in turn(number, list(ways)):
             start = time.perf_counter()
