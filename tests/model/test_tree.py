@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.model.test_cache import BODIES, body
 
+from rankbound import InputError
 from rankbound.model.tree import TokenTree
 
 
@@ -68,3 +69,9 @@ def test_gradients_flow_through_a_shared_beginning():
     model.zero_grad()
     (model(torch.tensor([[7, 8]]))[0, 1].sum() + model(torch.tensor([[7, 9]]))[0, 1].sum()).backward()
     assert torch.allclose(model.embedding.weight.grad, together, atol=1e-12)
+
+
+def test_a_position_that_the_model_does_not_have_is_named():
+    tree = TokenTree(*torch.tensor([[[7, 8]], [[0, 600]], [[2, 2]]]))
+    with pytest.raises(InputError, match="a sequence of 601 tokens is longer"):
+        body({}).read_tree(tree)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tests.pretrained.small import text_model
 
 from rankbound.model.tree import TokenTree
-from rankbound.pretrained.packing import ROW_TOKENS, Window, batches, packed, targets, together
+from rankbound.pretrained import packing
+from rankbound.pretrained.packing import ROW_TOKENS, Window, batches, grouped, packed, targets, together
 from rankbound.pretrained.scoring import Piece, score
 
 #: Of two tokens, so that much is shared.
@@ -36,9 +37,8 @@ def test_rows_keep_to_their_size(pieces, most):
 @given(texts, st.integers(1, 200), st.data())
 def test_a_batch_scores_what_its_windows_ask_for(pieces, batch_tokens, data):
     windows = [w._replace(fresh=data.draw(st.integers(0, w.end - 1))) for w in whole(pieces)]
-    rows = packed(windows, pieces, batch_tokens)
     seen = []
-    for batch in batches(rows, batch_tokens):
+    for batch in batches(windows, pieces, batch_tokens):
         read, wanted = together(batch), targets(batch)
         tokens = read.tokens if isinstance(read, TokenTree) else read
         visible = read.visible() if isinstance(read, TokenTree) else None
@@ -62,10 +62,20 @@ def test_batches_keep_to_their_size_and_lose_nothing():
     rng = np.random.default_rng(1)
     pieces = [rng.integers(0, 3, n).tolist() for n in rng.integers(2, 30, 60)]
     rows = packed(whole(pieces), pieces, 60)
-    found = list(batches(rows, 60))
+    found = list(grouped(rows, 60))
     assert sorted(id(row) for batch in found for row in batch) == sorted(map(id, rows))
     assert all(len(b) == 1 or len(b) * b[0].length <= 60 for b in found)
     assert all(batch[0].length == max(row.length for row in batch) for batch in found)
+
+
+def test_rows_are_made_of_a_portion_at_a_time(monkeypatch):
+    monkeypatch.setattr(packing, "PORTION", 20)
+    pieces, asked = [[1] * 6 for _ in range(30)], []
+    windows = (asked.append(w) or w for w in whole(pieces))
+    found = batches(windows, pieces, 100)
+    first = next(found)
+    assert len(asked) == 4
+    assert sorted(w for batch in [first, *found] for row in batch for w in row.windows) == whole(pieces)
 
 
 def test_long_texts_that_share_a_word_stay_apart_and_answers_to_one_question_do_not():

@@ -139,16 +139,13 @@ class GPT(nn.Module):
 
     def read_tree(self, tree: TokenTree) -> Tensor:
         """The hidden state of every node, as if its branch alone had been read: (B, T) -> (B, T, D)."""
+        self._check_length(int(tree.positions.max()) + 1)
         return self.trunk(self._embedded(tree.tokens, tree.positions), tree=tree)
 
     def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
         """(B, T) -> (B, T, D); the first is at position `start`."""
         end = start + tokens.shape[1]
-        if end > self.max_position_embeddings:
-            raise InputError(
-                f"a sequence of {end} tokens is longer than "
-                f"max_position_embeddings = {self.max_position_embeddings}"
-            )
+        self._check_length(end)
         return self._embedded(tokens, slice(start, end))
 
     def trunk(self, embedded: Tensor, cache: Cache | None = None, tree: TokenTree | None = None) -> Tensor:
@@ -161,6 +158,13 @@ class GPT(nn.Module):
         stream = self._residual_stream(self.embed(tokens))
         states = {str(i): hidden for i, hidden in enumerate(stream)}
         return states | {"head_input": self.final_norm(stream[-1])}
+
+    def _check_length(self, length: int) -> None:
+        if length > self.max_position_embeddings:
+            raise InputError(
+                f"a sequence of {length} tokens is longer than "
+                f"max_position_embeddings = {self.max_position_embeddings}"
+            )
 
     def _embedded(self, tokens: Tensor, positions: slice | Tensor) -> Tensor:
         embedded: Tensor = self.embedding(tokens)

@@ -63,9 +63,7 @@ def _from_file(path: Path, revision: str | None) -> Pretrained:
         raise InputError(f"{path} is one file and has no revisions; leave out the revision {revision}")
     if path.suffix == ".ckpt":
         if not (path.parent / runs.CONFIG).is_file():
-            raise InputError(
-                f"{path} is in no run folder: its run's {runs.CONFIG} is not beside it"
-            )
+            raise InputError(f"{path} is in no run folder: its run's {runs.CONFIG} is not beside it")
         return own.from_run(runs.load_run(path.parent), path.name)
     if llama2c.looks_like(path):
         return llama2c.load(path)

@@ -27,6 +27,7 @@ from rankbound.model.tree import TokenTree
 
 ROW_TOKENS = 96
 SHARES = 4
+PORTION = 2**20
 
 
 class Window(NamedTuple):
@@ -89,6 +90,14 @@ class Targets(NamedTuple):
     of_windows: NDArray[np.int64]
 
 
+def batches(
+    windows: Iterable[Window], pieces: Sequence[Sequence[int]], batch_tokens: int
+) -> Iterator[list[Row]]:
+    """Rows of all windows of `pieces`, as many at once as stay within `batch_tokens` when padded."""
+    for portion in _portions(windows):
+        yield from grouped(packed(portion, pieces, batch_tokens), batch_tokens)
+
+
 def packed(windows: Iterable[Window], pieces: Sequence[Sequence[int]], most: int) -> list[Row]:
     """Windows of `pieces` in rows of at most `most` tokens, unless a window alone is longer."""
 
@@ -108,8 +117,8 @@ def packed(windows: Iterable[Window], pieces: Sequence[Sequence[int]], most: int
     return rows
 
 
-def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
-    """Rows by length, longest first, as many at once as stay within `batch_tokens` when padded."""
+def grouped(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
+    """Rows by length, longest first."""
     ordered = sorted(rows, key=lambda row: -row.length)
     batch: list[Row] = []
     for row in ordered:
@@ -139,6 +148,19 @@ def targets(batch: Sequence[Row]) -> Targets:
     size = tokens.max() + 1
     pairs, of_windows = np.unique(states * size + tokens, return_inverse=True)
     return Targets(torch.from_numpy(pairs // size), torch.from_numpy(pairs % size), of_windows)
+
+
+def _portions(windows: Iterable[Window]) -> Iterator[list[Window]]:
+    """Windows in turn, a million of their tokens at a time, which bounds what rows hold in memory."""
+    portion, tokens = [], 0
+    for window in windows:
+        portion.append(window)
+        tokens += window.length
+        if tokens >= PORTION:
+            yield portion
+            portion, tokens = [], 0
+    if portion:
+        yield portion
 
 
 def _joined(lists: list[list[int]]) -> NDArray[np.int64]:

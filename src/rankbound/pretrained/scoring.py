@@ -25,7 +25,7 @@ from torch import Tensor
 from rankbound.errors import InputError
 from rankbound.heads import Head
 from rankbound.model.tree import TokenTree
-from rankbound.pretrained.packing import Row, Window, batches, packed, targets, together
+from rankbound.pretrained.packing import Row, Window, batches, targets, together
 from rankbound.training.language_model import LanguageModel
 
 BATCH_TOKENS = 4096
@@ -91,12 +91,11 @@ def score(
     if not 1 <= stride <= context:
         raise InputError(f"stride is {stride}; it must be from 1 to the model's context, {context}")
     _check_tokens(model, pieces)
-    windows = [w for i, piece in enumerate(pieces) for w in sliding(i, piece, context, stride)]
+    windows = (w for i, piece in enumerate(pieces) for w in sliding(i, piece, context, stride))
     log_prob = [np.zeros(max(len(piece.ids) - piece.scored_from, 0)) for piece in pieces]
     right = [True if greedy else None for _ in pieces]
     done, total = 0, sum(len(values) for values in log_prob)
-    rows = packed(windows, [piece.ids for piece in pieces], batch_tokens)
-    for batch in batches(rows, batch_tokens):
+    for batch in batches(windows, [piece.ids for piece in pieces], batch_tokens):
         for window, values, hit in _score_batch(model, batch, greedy):
             first = window.fresh + 1 - pieces[window.piece].scored_from
             log_prob[window.piece][first : first + len(values)] = values
