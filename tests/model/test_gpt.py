@@ -6,6 +6,7 @@ from torch import nn
 
 from rankbound import InputError
 from rankbound.model import GPT, RotaryScaling
+from rankbound.model.attention import causal_attention
 
 transformers = pytest.importorskip("transformers")
 
@@ -269,3 +270,11 @@ def test_settings_are_what_was_given_and_what_follows():
 def test_scalings_that_make_no_sense_are_refused(settings):
     with pytest.raises(InputError, match="rotary_scaling"):
         RotaryScaling(*settings)
+
+
+def test_attention_in_float64_is_computed_in_float64():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, 9, 4, generator=generator, dtype=torch.float64)
+    scores = (query @ key.mT / 2).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+    found = causal_attention(query.requires_grad_(), key, value, dropout=0.0)
+    assert torch.allclose(found, scores.softmax(-1) @ value, atol=1e-14)

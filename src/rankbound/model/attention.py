@@ -111,7 +111,7 @@ def causal_attention(
     scores = query @ key.transpose(-1, -2)
     if soft_cap is not None:
         scores = soft_cap * torch.tanh(scores / soft_cap)
-    scores = scores.float()
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if new > 1:
         later = _later(new, length, query) if visible is None else ~visible
         scores = scores.masked_fill(
