@@ -14,7 +14,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Literal
 
@@ -103,31 +103,11 @@ def prepare(
     Raises:
         InputError: No text, a setting the text cannot meet, or an output that holds something else.
     """
+    given = locals() | {"word_list": None if word_list is None else Path(word_list).name}
     _check_settings(valid_share, test_share, max_documents)
     if tokenizer_bytes < 1 or (processes is not None and processes < 1):
         raise InputError("tokenizer_bytes and processes must be at least 1")
-    settings = Settings(
-        vocab_size=vocab_size,
-        valid_share=valid_share,
-        seed=seed,
-        document_separator=document_separator,
-        errors=errors,
-        test_share=test_share,
-        text_field=text_field,
-        subset=subset,
-        split=split,
-        max_documents=max_documents,
-        deduplicate=deduplicate,
-        tokenizer_bytes=tokenizer_bytes,
-        tokenizer=tokenizer,
-        end_of_text=end_of_text,
-        word_list=None if word_list is None else Path(word_list).name,
-        top_words=top_words,
-        words=words,
-        spans=spans,
-        control=control,
-        tokens_only_top=tokens_only_top,
-    )
+    settings = Settings(**{setting.name: given[setting.name] for setting in fields(Settings)})
     return _prepared(corpus, output, settings, word_list, processes, overwrite)
 
 
